@@ -1,0 +1,198 @@
+"""What can be configured: one pydantic model for a model's settings, one for the server's.
+
+Owns names, types, bounds and defaults. Knows nothing of flags, environment variables or files;
+`merge` fills these models from them. Bounds of generation fields are `core`'s: what a request
+may say and what a configuration may say are one thing.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from open_llm_server import core
+
+# A value of one of these fields names a file or folder; relative ones are made absolute by `merge`.
+PATH: dict[str, Any] = {"path": True}
+# A value of one of these fields is never printed.
+SECRET: dict[str, Any] = {"secret": True}
+
+Slots = Annotated[int, Field(ge=1, le=1024)]
+ContextLength = Annotated[int, Field(ge=16, le=16_777_216)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+FilePath = Annotated[str, Field(min_length=1, max_length=4096, json_schema_extra=PATH)]
+ApiKey = Annotated[str, Field(pattern=r"^[\x21-\x7e]+$", max_length=512)]
+
+
+class Settings(BaseModel):
+    """Closed and frozen. A single text is taken where a list of texts is wanted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_bool_for_number(cls, value: Any, info: Any) -> Any:
+        # pydantic would read `top_k: yes` of a YAML file as 1
+        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
+            raise ValueError("true and false are not legal here")
+        return value
+
+
+def _listed(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+class Generation(Settings):
+    """How answers are drawn when a request does not say; the defaults are llama.cpp's own.
+
+    Ollama's differ by a hair (top_p 0.9, min_p 0), OpenAI's draw from every token (temperature 1,
+    top_p 1). Small local models do better with the tail cut off.
+    """
+
+    temperature: core.Temperature = 0.8
+    top_k: core.TopK = 40
+    top_p: core.TopP = 0.95
+    min_p: core.MinP = 0.05
+    max_tokens: core.MaxTokens | None = Field(
+        default=None, description="Stop after so many new tokens; none: at the context's end."
+    )
+    stop_sequence: core.StopSequence = ()
+    frequency_penalty: core.FrequencyPenalty = 0.0
+    presence_penalty: core.PresencePenalty = 0.0
+    repetition_penalty: core.RepetitionPenalty = 1.0
+    seed: core.Seed | None = Field(
+        default=None, description="The same seed draws the same text again; none: a new one each."
+    )
+    prompt: Annotated[str, Field(max_length=1_000_000)] | None = Field(
+        default=None,
+        description="Pre-prompt put before every conversation: a text, or the path of a text file.",
+        json_schema_extra={"text_or_path": True},
+    )
+
+    @field_validator("stop_sequence", mode="before")
+    @classmethod
+    def _one_stop(cls, value: Any) -> Any:
+        return _listed(value)
+
+
+class Load(Settings):
+    """How a model is put into memory."""
+
+    context_length: ContextLength | None = Field(
+        default=None, description="Tokens one conversation may hold; none: the model's own."
+    )
+    slots: Slots = Field(default=4, description="Answers that are written at the same time.")
+    queue_size: Annotated[int, Field(ge=0, le=100_000)] = Field(
+        default=64, description="Requests that may wait for a slot; more are refused with 429."
+    )
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+        default=None, description="CPU threads; none: the machine's cores shared by its models."
+    )
+    device: str = Field(
+        default="auto",
+        pattern=r"^(auto|cpu|mps|gpu:\d+(\+\d+)*)$",
+        description="Where the model computes: cpu, gpu:0, gpu:0+1, mps.",
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="Number format to compute in; auto: the weights' own."
+    )
+    lora: tuple[FilePath, ...] = Field(
+        default=(),
+        max_length=16,
+        description="LoRA adapter to lay over the weights (repeatable).",
+        json_schema_extra=PATH,
+    )
+
+    @field_validator("lora", mode="before")
+    @classmethod
+    def _one_lora(cls, value: Any) -> Any:
+        return _listed(value)
+
+
+class ModelConfig(Generation, Load):
+    """Everything that can be set for one model. A family subclasses it to add its own fields."""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+class ServerConfig(Settings):
+    """Everything that can be set for the server as a whole."""
+
+    host: Annotated[str, Field(min_length=1, max_length=255)] = Field(
+        default="127.0.0.1", description="Address to listen on; 0.0.0.0 for every network."
+    )
+    port: Annotated[int, Field(ge=0, le=65_535)] = Field(
+        default=5000, description="TCP port; 0 takes a free one."
+    )
+    api_key: tuple[ApiKey, ...] = Field(
+        default=(),
+        max_length=10_000,
+        description="Key that callers must show (repeatable).",
+        json_schema_extra=SECRET,
+        repr=False,
+    )
+    insecure: bool = Field(
+        default=False, description="Listen beyond this machine although no key is set."
+    )
+    allowed_hosts: tuple[Annotated[str, Field(min_length=1, max_length=255)], ...] = Field(
+        default=(), max_length=1000, description="Further Host header to answer to (repeatable)."
+    )
+    api_workers: Annotated[int, Field(ge=1, le=256)] = Field(
+        default=1, description="Processes that speak HTTP."
+    )
+    timeout_s: Seconds = Field(default=600.0, description="Longest time one request may take.")
+    body_limit: Annotated[int, Field(ge=1024, le=2**31)] = Field(
+        default=2 * 1024 * 1024, description="Largest request body, in bytes."
+    )
+    keep_alive_s: Seconds = Field(
+        default=5.0, description="How long an idle HTTP connection stays open."
+    )
+    drain_timeout_s: Annotated[float, Field(ge=0, le=86_400)] = Field(
+        default=30.0, description="How long running answers may go on after SIGTERM."
+    )
+    tls_cert: FilePath | None = Field(
+        default=None, description="TLS certificate chain (PEM).", json_schema_extra=PATH
+    )
+    tls_key: FilePath | None = Field(
+        default=None, description="TLS private key (PEM).", json_schema_extra=PATH
+    )
+    tls_key_password: str | None = Field(
+        default=None,
+        description="Password of the TLS key.",
+        json_schema_extra=SECRET,
+        repr=False,
+    )
+    tls_ca: FilePath | None = Field(
+        default=None,
+        description="Certificates (PEM) that callers must be signed by.",
+        json_schema_extra=PATH,
+    )
+
+    @field_validator("api_key", "allowed_hosts", mode="before")
+    @classmethod
+    def _one_text(cls, value: Any) -> Any:
+        return _listed(value)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> ServerConfig:
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise ValueError("TLS needs both tls_cert and tls_key")
+        if (self.tls_ca or self.tls_key_password) and not self.tls_cert:
+            raise ValueError("tls_ca and tls_key_password need tls_cert and tls_key")
+        if not (self.api_key or self.insecure or is_loopback(self.host)):
+            raise ValueError(
+                f"{self.host} can be reached from other machines and no API key is set: set one "
+                "(--api-key, OPEN_LLM_API_KEY), or say --insecure if everyone who can reach this "
+                "port may use it"
+            )
+        return self

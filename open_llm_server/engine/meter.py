@@ -1,0 +1,46 @@
+"""Measures how fast a model's queue drains, so that waiting times are honest. Pure."""
+
+from __future__ import annotations
+
+from collections import deque
+
+WINDOW = 64
+"""Completions looked back on: recent enough to follow the load, many enough to be steady."""
+FIRST_GUESS_S = 1.0
+
+
+class DrainMeter:
+    """Rate at which requests leave, over the time in which there was work at all."""
+
+    def __init__(self) -> None:
+        self._done: deque[float] = deque(maxlen=WINDOW)
+        self._busy_s = 0.0
+        self._busy_since: float | None = None
+
+    def busy(self, now: float) -> None:
+        """There is work from `now` on (seconds of a monotonic clock)."""
+        if self._busy_since is None:
+            self._busy_since = now
+
+    def idle(self, now: float) -> None:
+        """There is no work from `now` on: this time does not count."""
+        self._busy_s = self._busy_time(now)
+        self._busy_since = None
+
+    def left(self, now: float) -> None:
+        """One request has left."""
+        self._done.append(self._busy_time(now))
+
+    def seconds_for(self, requests: int, now: float) -> float | None:
+        """How long until so many more requests have left; `None` before the first has."""
+        if not self._done:
+            return None
+        # Measured from the first completion remembered, or from the start of work.
+        first = self._done[0] if len(self._done) == WINDOW else 0.0
+        leaving = len(self._done) - (1 if len(self._done) == WINDOW else 0)
+        span = max(self._busy_time(now) - first, 1e-3)
+        return requests * span / max(leaving, 1)
+
+    def _busy_time(self, now: float) -> float:
+        running = now - self._busy_since if self._busy_since is not None else 0.0
+        return self._busy_s + running

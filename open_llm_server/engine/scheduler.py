@@ -1,0 +1,416 @@
+"""Decides what each step evaluates: waiting, running, slots, prefixes, fairness, deadlines.
+
+Pure: it knows token ids, callers and a clock reading that it is given; no engine, no thread, no
+text. One loop drives it: `plan` makes a batch, `commit` takes in what the batch brought.
+
+Order between callers: the one that was served least goes first (virtual token counters, after
+Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024); within a caller, first
+come, first served.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ..core import FinishReason
+from .base import Batch, Copy, Draw, Limits, Outcome, Row, Score
+
+OUTPUT_WEIGHT = 2.0
+"""An answer's token costs its caller as much as this many of a prompt's (the paper's choice)."""
+MIN_SHARED = 16
+"""Prefixes shorter than this are evaluated again: moving them costs about as much."""
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """One sequence to extend. The first block is the order, the second the scheduler's notes."""
+
+    caller: str
+    prompt: Sequence[int]
+    draw: Draw
+    max_tokens: int
+    deadline: float | None = None
+    """Reading of the caller's clock after which the job is dropped."""
+    score_prompt: bool = False
+    """Report the log-probability of every prompt token (so no prefix of it is reused)."""
+
+    state: Literal["new", "waiting", "running", "done"] = "new"
+    slot: int = -1
+    output: list[int] = field(default_factory=list)
+    cached: int = 0
+    """Prompt tokens that were found evaluated."""
+    leader: Job | None = None
+    """The job whose prompt, being evaluated now, begins as this one does."""
+    shared: int = 0
+    """How many tokens this job waits to copy from its leader."""
+
+    def tail(self, start: int, count: int) -> list[int]:
+        """At most `count` tokens of prompt and output from position `start` on."""
+        edge = len(self.prompt)
+        if start >= edge:
+            return self.output[start - edge : start - edge + count]
+        head = list(self.prompt[start : start + count])
+        return head + self.output[: max(0, count - len(head))]
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.output)
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """`job` has one more token."""
+
+    job: Job
+    token: int
+    score: Score | None
+    end: bool
+    """The token ends the answer and is no part of its text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Log-probabilities of the next prompt tokens of `job`, in order, from its second on."""
+
+    job: Job
+    scores: Sequence[Score]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """`job` is complete; nothing more comes."""
+
+    job: Job
+    reason: FinishReason
+
+
+Event = Generated | Scored | Finished
+
+
+@dataclass(eq=False, slots=True)
+class _Slot:
+    number: int
+    tokens: list[int] = field(default_factory=list)
+    """What the engine holds for this slot, by position."""
+    caller: str = ""
+    job: Job | None = None
+    last_used: int = 0
+    pinned: bool = False
+
+    @property
+    def idle(self) -> bool:
+        return self.job is None and not self.pinned
+
+
+class Scheduler:
+    """The state of one engine's work. Not thread-safe: the worker thread owns it."""
+
+    def __init__(
+        self, limits: Limits, *, running: int | None = None, prefill_tokens: int | None = None
+    ) -> None:
+        """`running` sequences are worked on at once, at most all slots but the pinned ones.
+
+        `prefill_tokens` bounds the prompt tokens of a step that others wait in to decode.
+        """
+        self._limits = limits
+        self._slots = [_Slot(number) for number in range(limits.slots)]
+        self._running_limit = min(running or limits.slots, limits.slots)
+        self._prefill_tokens = min(
+            prefill_tokens or max(1, limits.batch_tokens // 2), limits.batch_tokens
+        )
+        self._waiting: dict[str, deque[Job]] = {}
+        self._served: dict[str, float] = {}
+        self._running: list[Job] = []
+        self._trims: list[tuple[int, int]] = []
+        self._clock = 0
+        self.reused_tokens = 0
+
+    # -- orders ---------------------------------------------------------------------------
+
+    def add(self, job: Job) -> None:
+        """Puts `job` at the end of its caller's queue."""
+        job.state = "waiting"
+        if job.caller not in self._waiting:
+            # A caller that comes back has no claim on the time it was away.
+            floor = min((self._served[caller] for caller in self._active()), default=0.0)
+            self._served[job.caller] = max(self._served.get(job.caller, 0.0), floor)
+            self._waiting[job.caller] = deque()
+        self._waiting[job.caller].append(job)
+
+    def pin(self, slot: int, tokens: Sequence[int]) -> None:
+        """Says that `slot` holds `tokens` for every caller, for good."""
+        held = self._slots[slot]
+        held.tokens, held.pinned = list(tokens), True
+        self._running_limit = min(self._running_limit, sum(slot.idle for slot in self._slots))
+
+    def finish(self, job: Job) -> None:
+        """Ends `job` wherever it is; its slot is free for the next plan."""
+        if job.state == "waiting":
+            queue = self._waiting[job.caller]
+            queue.remove(job)
+            if not queue:
+                del self._waiting[job.caller]
+        elif job.state == "running":
+            self._running.remove(job)
+            slot = self._slots[job.slot]
+            slot.job = None
+            slot.last_used = self._clock
+        job.state = "done"
+        if not self._running and not self._waiting:
+            self._served.clear()
+
+    def expired(self, now: float) -> list[Job]:
+        """Jobs whose deadline has passed; the caller finishes them."""
+        return [job for job in self.jobs() if job.deadline is not None and job.deadline <= now]
+
+    # -- facts ----------------------------------------------------------------------------
+
+    def jobs(self) -> Iterator[Job]:
+        yield from self._running
+        for queue in self._waiting.values():
+            yield from queue
+
+    @property
+    def num_running(self) -> int:
+        return len(self._running)
+
+    @property
+    def num_waiting(self) -> int:
+        return sum(map(len, self._waiting.values()))
+
+    def position(self, job: Job) -> int:
+        """The place of a waiting job in the queue, 1 is next; 0 once it runs."""
+        if job.state != "waiting":
+            return 0
+        index = self._waiting[job.caller].index(job)
+        own = self._served[job.caller]
+        # Callers take turns: whoever was served less is one turn ahead of us.
+        others = sum(
+            min(len(queue), index + (1 if self._served[caller] < own else 0))
+            for caller, queue in self._waiting.items()
+            if caller != job.caller
+        )
+        return index + others + 1
+
+    # -- the loop -------------------------------------------------------------------------
+
+    def plan(self) -> Batch:
+        """The next step. Empty rows mean that there is nothing to do."""
+        self._clock += 1
+        trims, self._trims = self._trims, []
+        copies: list[Copy] = []
+        for job in self._running:
+            if job.leader:
+                self._follow(job, trims, copies)
+        while len(self._running) < self._running_limit:
+            # Trims go before copies, so what is copied from must not be given away as well.
+            sources = {copy.source for copy in copies}
+            idle = [slot for slot in self._slots if slot.idle and slot.number not in sources]
+            if not idle or not (job := self._next()):
+                break
+            self._admit(job, idle, trims, copies)
+        return Batch(trims, copies, self._rows())
+
+    def undo(self, batch: Batch) -> None:
+        """The rows of `batch` do not count: what they left in their slots goes away."""
+        self._trims = [(row.slot, row.start) for row in batch.rows]
+
+    def commit(self, batch: Batch, outcomes: Sequence[Outcome]) -> list[Event]:
+        """Takes in what `batch` brought, in its order."""
+        events: list[Event] = []
+        for row, outcome in zip(batch.rows, outcomes, strict=True):
+            slot = self._slots[row.slot]
+            slot.tokens.extend(row.tokens)
+            job = slot.job
+            if job is None:  # finished while the step ran
+                continue
+            if outcome.targets:
+                events.append(Scored(job, outcome.targets))
+            if outcome.token is not None:
+                self._charge(job.caller, OUTPUT_WEIGHT)
+                events.extend(self._generated(job, outcome.token, outcome.score))
+            elif job.max_tokens == 0 and len(slot.tokens) == len(job.prompt):
+                self.finish(job)
+                events.append(Finished(job, "length"))
+        return events
+
+    # -- parts ----------------------------------------------------------------------------
+
+    def _generated(self, job: Job, token: int, score: Score | None) -> Iterator[Event]:
+        job.output.append(token)
+        end = token in self._limits.end_tokens
+        yield Generated(job, token, score, end)
+        full = len(job) >= self._limits.context_length
+        if end or full or len(job.output) >= job.max_tokens:
+            self.finish(job)
+            yield Finished(job, "stop" if end else "length")
+
+    def _active(self) -> set[str]:
+        return {job.caller for job in self._running} | set(self._waiting)
+
+    def _charge(self, caller: str, tokens: float) -> None:
+        self._served[caller] = self._served.get(caller, 0.0) + tokens
+
+    def _next(self) -> Job | None:
+        """Takes the next job out of the queues."""
+        if not self._waiting:
+            return None
+        caller = min(self._waiting, key=self._served.__getitem__)
+        queue = self._waiting[caller]
+        job = queue.popleft()
+        if not queue:
+            del self._waiting[caller]
+        self._charge(caller, len(job.prompt))
+        return job
+
+    def _admit(
+        self, job: Job, idle: list[_Slot], trims: list[tuple[int, int]], copies: list[Copy]
+    ) -> None:
+        """Gives `job` one of `idle`, with as much of its prompt in it as is held anywhere."""
+        best, length = self._held_prefix(job)
+        job.leader, job.shared = self._leader(job, length)
+        if best in idle and 2 * length >= len(best.tokens):
+            slot = best  # a conversation that goes on: it stays where it is
+        else:
+            # The contents that are missed least: none at all, then the longest unused.
+            slot = min(
+                idle, key=lambda slot: (slot is best, bool(slot.tokens), slot.last_used)
+            )
+        if slot is best:
+            if len(slot.tokens) > length:
+                trims.append((slot.number, length))
+        else:
+            if slot.tokens:
+                trims.append((slot.number, 0))
+            if best and job.leader is None:
+                copies.append(Copy(best.number, slot.number, length))
+            else:
+                length = 0
+        slot.tokens = list(job.prompt[:length])
+        slot.job, slot.caller, slot.last_used = job, job.caller, self._clock
+        job.slot, job.state, job.cached = slot.number, "running", length
+        self.reused_tokens += length
+        self._running.append(job)
+
+    def _held_prefix(self, job: Job) -> tuple[_Slot | None, int]:
+        """The slot that holds the most of the beginning of this prompt, for this caller.
+
+        The prompt's last token is always evaluated: the first new token is drawn from it.
+        """
+        best: _Slot | None = None
+        length = 0
+        if job.score_prompt or self._limits.whole_prompt:
+            return best, length
+        for slot in self._slots:
+            if slot.pinned or slot.caller == job.caller:
+                common = common_prefix(slot.tokens, job.prompt, len(job.prompt) - 1)
+                # Of equals an idle slot is better: nothing needs to be copied.
+                if common > length or (common == length and best and best.job and not slot.job):
+                    best, length = slot, common
+        if length < MIN_SHARED:
+            return None, 0
+        return best, length
+
+    def _leader(self, job: Job, held: int) -> tuple[Job | None, int]:
+        """A running job that is about to evaluate more of this prompt than is held now."""
+        best: Job | None = None
+        length = held + MIN_SHARED - 1
+        if job.score_prompt or self._limits.whole_prompt:
+            return None, 0
+        for other in self._running:
+            if other.caller == job.caller and other.slot >= 0:
+                if len(self._slots[other.slot].tokens) >= len(other.prompt):
+                    continue  # its prompt is done: counted as held
+                common = common_prefix(other.prompt, job.prompt, len(job.prompt) - 1)
+                if common > length:
+                    best, length = other, common
+        return best, length if best else 0
+
+    def _follow(self, job: Job, trims: list[tuple[int, int]], copies: list[Copy]) -> None:
+        """Copies from the leader what both share as soon as it is there, or stops waiting."""
+        leader = job.leader
+        assert leader is not None
+        source = self._slots[leader.slot]
+        alive = leader.state == "running"
+        ready = alive and len(source.tokens) >= job.shared
+        if not ready and alive:
+            return
+        job.leader = None
+        length = job.shared
+        if not alive:  # it left early; its slot may hold a part, or somebody else's tokens
+            mine = source.caller == job.caller
+            length = common_prefix(source.tokens, job.prompt, job.shared) if mine else 0
+        slot = self._slots[job.slot]
+        if length >= len(slot.tokens) + MIN_SHARED:
+            if slot.tokens:
+                trims.append((slot.number, 0))
+            self.reused_tokens += length - len(slot.tokens)
+            copies.append(Copy(source.number, slot.number, length))
+            slot.tokens = list(job.prompt[:length])
+            job.cached = length
+
+    def _rows(self) -> list[Row]:
+        ready = [job for job in self._running if job.leader is None]
+        decoding = [job for job in ready if self._missing(job) == 1 and job.output]
+        prefilling = [job for job in ready if not job.output]
+        rows = [self._row(job, 1) for job in decoding]
+        budget = self._limits.batch_tokens - len(rows)
+        if rows:
+            budget = min(budget, self._prefill_tokens)
+        if not prefilling:
+            return rows
+        # The oldest prompt gets half, the shortest of the others the rest: a long prompt
+        # moves on, and nobody waits behind it for a short one.
+        oldest, *others = prefilling
+        share = budget if not others else max(1, budget // 2)
+        first = min(self._missing(oldest), share)
+        budget -= first
+        taken: dict[Job, int] = {oldest: first}
+        for job in sorted(others, key=self._missing):
+            if budget <= 0:
+                break
+            taken[job] = min(self._missing(job), budget)
+            budget -= taken[job]
+        if budget > 0:
+            taken[oldest] = min(self._missing(oldest), taken[oldest] + budget)
+        return rows + [self._row(job, count) for job, count in taken.items()]
+
+    def _missing(self, job: Job) -> int:
+        return len(job) - len(self._slots[job.slot].tokens)
+
+    def _row(self, job: Job, count: int) -> Row:
+        start = len(self._slots[job.slot].tokens)
+        if self._limits.whole_prompt and not job.output:
+            count = len(job.prompt)
+        complete = count == self._missing(job)
+        targets: Sequence[int] = ()
+        if job.score_prompt and not job.output:
+            targets = job.prompt[start + 1 : start + count + 1]
+        return Row(
+            slot=job.slot,
+            tokens=job.tail(start, count),
+            start=start,
+            draw=job.draw if complete and job.max_tokens > 0 else None,
+            targets=targets,
+            top=job.draw.logprobs or 0,
+        )
+
+
+def common_prefix(left: Sequence[int], right: Sequence[int], limit: int) -> int:
+    """How many tokens both begin with, at most `limit`.
+
+    Compares slices, which costs a tenth of a loop over the tokens.
+    """
+    high = min(len(left), len(right), max(0, limit))
+    low = 0
+    if not high or left[0] != right[0]:
+        return 0
+    while low < high:
+        middle = (low + high + 1) // 2
+        if list(left[low:middle]) == list(right[low:middle]):
+            low = middle
+        else:
+            high = middle - 1
+    return low

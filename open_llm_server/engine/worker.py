@@ -1,0 +1,441 @@
+"""The one thread that owns a loaded engine: plan, step, commit, deliver.
+
+Everything that touches the engine happens here, so no model call ever runs on an event loop.
+Each step wakes an event loop once, with all that the step brought for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from ..errors import DeadlineExceeded, EngineError, OpenLLMError, QueueFull
+from ..frames import TokenScore
+from .base import Aborted, Batch, Engine, Row, RowError, Score
+from .meter import FIRST_GUESS_S, DrainMeter
+from .scheduler import Event, Finished, Generated, Job, Scheduler, Scored
+from .ticket import Piece, PromptScores, Task, Ticket, Update, Vectors, Waiting
+
+log = logging.getLogger(__name__)
+
+REPORT_EVERY_S = 0.5
+"""How often a waiting request hears of its place."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """What the worker has done since it started."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    embedded_tokens: int = 0
+    steps: int = 0
+    finished: int = 0
+    cancelled: int = 0
+    refused: int = 0
+
+
+@dataclass(slots=True)
+class _Mail:
+    updates: list[Update] = field(default_factory=list)
+    over: bool = False
+    error: OpenLLMError | None = None
+
+
+class Worker:
+    """Runs tickets on an engine, several at once."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        queue_size: int,
+        running: int | None = None,
+        prefill_tokens: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        on_crash: Callable[[BaseException], None] | None = None,
+    ) -> None:
+        """`queue_size` sequences may wait beside the `running` ones.
+
+        `on_crash` is called from the worker's thread when the engine broke; every live ticket
+        has been given its error by then, and the worker takes no more.
+        """
+        self._engine = engine
+        self._scheduler = Scheduler(engine.limits, running=running, prefill_tokens=prefill_tokens)
+        self._running = running or engine.limits.slots
+        self._pinned = 0
+        self._capacity = self._running + queue_size
+        self._clock = clock
+        self._on_crash = on_crash
+        self.meter = DrainMeter()
+        self.counters = Counters()
+        self.crash: BaseException | None = None
+        self.last_step_at = clock()
+
+        self._lock = threading.Lock()
+        self._woken = threading.Condition(self._lock)
+        self._new: list[Ticket] = []
+        self._leaving: list[Ticket] = []
+        self._live = 0
+        self._stopping = False
+        self._current: set[Job] = set()
+
+        self._tickets: dict[Job, tuple[Ticket, Task]] = {}
+        self._embeds: deque[Ticket] = deque()
+        self._mail: dict[Ticket, _Mail] = {}
+        self._reported_at = 0.0
+        self._thread: threading.Thread | None = None
+
+    # -- from any thread ------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread after its current step and frees the engine."""
+        with self._woken:
+            self._stopping = True
+            self._woken.notify()
+        self._engine.abort()
+        if self._thread:
+            self._thread.join()
+
+    def submit(self, ticket: Ticket) -> None:
+        """Queues `ticket`, or raises QueueFull; its updates arrive on its own loop."""
+        now = self._clock()
+        with self._woken:
+            if self.crash:
+                raise EngineError("the model's engine has failed and is being replaced; try again")
+            excess = self._live + ticket.size - self._capacity
+            if excess > 0:
+                self.counters.refused += 1
+                raise self._queue_full(excess, ticket.size, now)
+            ticket.submitted_at = now
+            self._live += ticket.size
+            self.meter.busy(now)
+            self._new.append(ticket)
+            self._woken.notify()
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Ends `ticket` before the next step; harmless when it is over already."""
+        with self._woken:
+            self._leaving.append(ticket)
+            jobs = {task.job for task in ticket.tasks}
+            if self._current and self._current <= jobs:
+                self._engine.abort()  # nobody else waits for this step
+            self._woken.notify()
+
+    @property
+    def live(self) -> int:
+        """Sequences that are waiting or running."""
+        return self._live
+
+    @property
+    def num_running(self) -> int:
+        return self._scheduler.num_running
+
+    @property
+    def num_waiting(self) -> int:
+        return max(0, self._live - self._scheduler.num_running)
+
+    @property
+    def running(self) -> int:
+        """Sequences that are worked on at once."""
+        return self._running
+
+    @property
+    def capacity(self) -> int:
+        """Sequences that may be here at once, running and waiting."""
+        return self._capacity
+
+    # -- the worker's thread --------------------------------------------------------------
+
+    def pin(self, tokens: Sequence[int]) -> None:
+        """Evaluates `tokens` once into a slot of their own, from where every caller shares them.
+
+        To be called before `start`: the slots are then used from the end.
+        """
+        self._pinned += 1
+        slot = self._engine.limits.slots - self._pinned
+        chunk = self._engine.limits.batch_tokens
+        for start in range(0, len(tokens), chunk):
+            row = Row(slot=slot, tokens=tokens[start : start + chunk], start=start)
+            self._engine.step(Batch(rows=[row]))
+        self._scheduler.pin(slot, tokens)
+
+    def pump(self) -> bool:
+        """One round; false when there was nothing to do."""
+        self._receive()
+        now = self._clock()
+        for job in self._scheduler.expired(now):
+            self._fail(
+                self._tickets[job][0],
+                DeadlineExceeded("the request's time ran out; allow more, or ask for fewer tokens"),
+            )
+        batch = self._scheduler.plan()
+        self._report(now)
+        if batch.rows or batch.trims or batch.copies:
+            self._step(batch)
+        embedded = self._embed()
+        self._deliver()
+        return bool(batch.rows) or embedded
+
+    def _run(self) -> None:
+        try:
+            while True:
+                with self._woken:
+                    while not (self._new or self._leaving or self._stopping or self._busy()):
+                        self._woken.wait()
+                    if self._stopping:
+                        break
+                self.pump()
+        except BaseException as broken:
+            self._die(broken)
+        finally:
+            self._engine.close()
+
+    def _busy(self) -> bool:
+        return bool(self._tickets or self._embeds)
+
+    def _receive(self) -> None:
+        with self._lock:
+            new, self._new = self._new, []
+            leaving, self._leaving = self._leaving, []
+        for ticket in new:
+            for task in ticket.tasks:
+                self._tickets[task.job] = (ticket, task)
+                self._scheduler.add(task.job)
+            if ticket.inputs:
+                self._embeds.append(ticket)
+        for ticket in leaving:
+            if ticket.left:
+                self.counters.cancelled += 1
+                self._drop(ticket)
+
+    def _step(self, batch: Batch) -> None:
+        with self._lock:
+            self._current = {
+                job for job in self._scheduler.jobs() if job.state == "running" and not job.leader
+            }
+        try:
+            outcomes = self._engine.step(batch)
+        except Aborted:
+            self._scheduler.undo(batch)
+            return
+        except RowError as bad:
+            self._scheduler.undo(batch)
+            self._fail_slot(bad)
+            return
+        finally:
+            with self._lock:
+                self._current = set()
+        self.counters.steps += 1
+        self.last_step_at = self._clock()
+        for event in self._scheduler.commit(batch, outcomes):
+            self._take(event)
+
+    def _take(self, event: Event) -> None:
+        found = self._tickets.get(event.job)
+        if found is None:
+            return  # a stop text ended it earlier in this step
+        ticket, task = found
+        now = self.last_step_at
+        if ticket.prompted_at is None and not isinstance(event, Scored):
+            ticket.prompted_at = now
+        match event:
+            case Scored():
+                scores = tuple(map(self._token_score, event.scores))
+                self._mail_to(ticket).updates.append(PromptScores(task.index, scores))
+            case Generated():
+                self._generated(ticket, task, event)
+            case Finished():
+                self._finished(ticket, task, event)
+
+    def _generated(self, ticket: Ticket, task: Task, event: Generated) -> None:
+        self.counters.completion_tokens += 1
+        task.unsent += 1
+        if event.end:
+            return  # Finished follows
+        score = self._token_score(event.score) if event.score else None
+        text = task.text.push(self._engine.piece(event.token), score)
+        if task.text.stopped:
+            self._scheduler.finish(task.job)
+            self._close(ticket, task, text, "stop")
+        elif text:
+            self._send(ticket, task, text)
+
+    def _finished(self, ticket: Ticket, task: Task, event: Finished) -> None:
+        self._close(ticket, task, task.text.flush(), event.reason)
+
+    def _send(
+        self, ticket: Ticket, task: Task, text: str, reason: str | None = None
+    ) -> None:
+        scores = tuple(item for item in task.text.take_items() if item is not None)
+        piece = Piece(task.index, text, task.unsent, scores, reason)  # type: ignore[arg-type]
+        task.unsent = 0
+        self._mail_to(ticket).updates.append(piece)
+
+    def _close(self, ticket: Ticket, task: Task, text: str, reason: str) -> None:
+        """The last words of one sequence."""
+        self._send(ticket, task, text, reason)
+        self.counters.prompt_tokens += len(task.job.prompt)
+        self.counters.cached_tokens += task.job.cached
+        self.counters.finished += 1
+        del self._tickets[task.job]
+        self.meter.left(self._clock())
+        ticket.left -= 1
+        self._free(1)
+        if ticket.left == 0:
+            self._over(ticket)
+
+    def _embed(self) -> bool:
+        """One helping of embeddings, so that generation goes on between them."""
+        if not self._embeds:
+            return False
+        ticket = self._embeds.popleft()
+        if ticket.deadline is not None and ticket.deadline <= self._clock():
+            self._embeds.append(ticket)
+            self._fail(ticket, DeadlineExceeded("the request's time ran out; send fewer inputs"))
+            return True
+        ticket.started_at = ticket.started_at or self._clock()
+        inputs: list[Sequence[int]] = []
+        budget = self._engine.limits.batch_tokens
+        for tokens in ticket.inputs[len(ticket.vectors) :]:
+            if inputs and len(tokens) > budget:
+                break
+            inputs.append(tokens)
+            budget -= len(tokens)
+        ticket.vectors.extend(tuple(vector) for vector in self._engine.embed(inputs))
+        self.last_step_at = self._clock()
+        self.counters.embedded_tokens += sum(map(len, inputs))
+        ticket.left = len(ticket.inputs) - len(ticket.vectors)
+        if ticket.left:
+            self._embeds.append(ticket)  # others get their turn first
+            return True
+        self._mail_to(ticket).updates.append(Vectors(tuple(ticket.vectors)))
+        self.counters.finished += 1
+        self.meter.left(self._clock())
+        self._free(ticket.size)
+        self._over(ticket)
+        return True
+
+    # -- endings --------------------------------------------------------------------------
+
+    def _over(self, ticket: Ticket) -> None:
+        ticket.finished_at = self._clock()
+        self._mail_to(ticket).over = True
+
+    def _fail(self, ticket: Ticket, error: OpenLLMError) -> None:
+        if ticket.left:
+            self._drop(ticket)
+            mail = self._mail_to(ticket)
+            mail.error, mail.over = error, True
+
+    def _fail_slot(self, bad: RowError) -> None:
+        for job, (ticket, _) in list(self._tickets.items()):
+            if job.state == "running" and job.slot == bad.slot:
+                self._fail(ticket, EngineError(f"this request could not be computed: {bad}"))
+
+    def _drop(self, ticket: Ticket) -> None:
+        """Takes a ticket that is not over out of everything."""
+        if ticket.inputs:
+            self._embeds.remove(ticket)
+            self._free(ticket.size)
+        for task in ticket.tasks:
+            if self._tickets.pop(task.job, None):
+                self._scheduler.finish(task.job)
+                self._free(1)
+        ticket.left = 0
+        ticket.finished_at = self._clock()
+
+    def _free(self, places: int) -> None:
+        with self._lock:
+            self._live -= places
+            if self._live == 0:
+                self.meter.idle(self._clock())
+
+    def _die(self, broken: BaseException) -> None:
+        """The engine is broken: everybody hears it at once, nobody is left waiting."""
+        log.error("the engine failed: %s: %s", type(broken).__name__, broken, exc_info=broken)
+        with self._lock:
+            self.crash = broken
+            waiting, self._new = self._new, []
+        tickets = {ticket for ticket, _ in self._tickets.values()} | set(self._embeds)
+        for ticket in tickets | set(waiting):
+            mail = self._mail_to(ticket)
+            mail.over = True
+            mail.error = EngineError(
+                "the model's engine failed while it worked on this request; it is being "
+                "replaced, try again"
+            )
+        self._deliver()
+        if self._on_crash:
+            self._on_crash(broken)
+
+    # -- mail -----------------------------------------------------------------------------
+
+    def _report(self, now: float) -> None:
+        """Tells waiting tickets their place: at once when new, then every half second."""
+        due = now - self._reported_at >= REPORT_EVERY_S
+        if due:
+            self._reported_at = now
+        for job, (ticket, _) in self._tickets.items():
+            if job.state == "running":
+                ticket.started_at = ticket.started_at or now
+            elif ticket.started_at is None and (due or ticket.waiting is None):
+                place = self._scheduler.position(job)
+                if ticket.waiting is None or ticket.waiting.position != place:
+                    ticket.waiting = Waiting(place, self.meter.seconds_for(place, now))
+                    self._mail_to(ticket).updates.append(ticket.waiting)
+
+    def _mail_to(self, ticket: Ticket) -> _Mail:
+        return self._mail.setdefault(ticket, _Mail())
+
+    def _deliver(self) -> None:
+        if not self._mail:
+            return
+        mail, self._mail = self._mail, {}
+        loops: dict[asyncio.AbstractEventLoop, list[tuple[Ticket, _Mail]]] = {}
+        for ticket, letter in mail.items():
+            loops.setdefault(ticket.loop, []).append((ticket, letter))
+        for loop, letters in loops.items():
+            try:
+                loop.call_soon_threadsafe(_hand_out, letters)
+            except RuntimeError:  # the loop is closed: nobody reads any more
+                log.debug("a request's event loop was closed before its answer was complete")
+
+    def _token_score(self, score: Score) -> TokenScore:
+        return TokenScore(
+            id=score.token,
+            raw=self._engine.piece(score.token),
+            logprob=score.logprob,
+            top=tuple(
+                TokenScore(token, self._engine.piece(token), logprob)
+                for token, logprob in score.top
+            ),
+        )
+
+    def _queue_full(self, excess: int, size: int, now: float) -> OpenLLMError:
+        if size > self._capacity:
+            return QueueFull(
+                f"the request asks for {size} sequences at once and this model takes "
+                f"{self._capacity}; ask for fewer (n, prompts) or start with a larger --queue-size"
+            )
+        wait = max(self.meter.seconds_for(excess, now) or FIRST_GUESS_S, FIRST_GUESS_S)
+        return QueueFull(
+            f"the model's queue is full ({self._live} of {self._capacity} places taken); "
+            f"try again in {wait:.0f} s, or start with a larger --queue-size",
+            retry_after=wait,
+        )
+
+
+def _hand_out(letters: list[tuple[Ticket, _Mail]]) -> None:
+    for ticket, letter in letters:
+        ticket.deliver(letter.updates, letter.over, letter.error)

@@ -1,0 +1,112 @@
+"""From what was configured and what was asked to one scheduler job per sequence. Pure."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from .core import SAMPLING_FIELDS, Sampling
+from .engine.base import Draw
+from .engine.scheduler import Job
+from .engine.text import TextAssembler
+from .engine.ticket import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt in tokens. `text` is what an echo gives back; `None`: spell the tokens."""
+
+    text: str | None
+    tokens: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Generation values, all of them set. `max_tokens` `None`: to the end of the context.
+
+    `seed` `None`: a new one for each request. `prompt` is the operator's pre-prompt.
+    """
+
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    max_tokens: int | None
+    stop_sequence: tuple[str, ...]
+    frequency_penalty: float
+    presence_penalty: float
+    repetition_penalty: float
+    seed: int | None
+    prompt: str | None
+
+    @classmethod
+    def of(cls, configuration: Any) -> Settings:
+        """Picks the generation values out of a family's configuration."""
+        return cls(**{field.name: getattr(configuration, field.name) for field in fields(cls)})
+
+    def override(self, sampling: Sampling) -> Settings:
+        """With a request's own values in place, and a seed in every case."""
+        asked = {
+            name: value
+            for name in SAMPLING_FIELDS
+            if (value := getattr(sampling, name)) is not None
+        }
+        settings = replace(self, **asked)
+        # 31 bits: every engine and every client can hold that.
+        return settings if settings.seed is not None else replace(
+            settings, seed=secrets.randbits(31)
+        )
+
+    def echo(self) -> dict[str, Any]:
+        """As JSON values, for `configuration` in answers."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return values | {"stop_sequence": list(self.stop_sequence)}
+
+
+def tasks_for(
+    prompts: Sequence[Prompt],
+    *,
+    settings: Settings,
+    stop: Sequence[str],
+    choices: int,
+    logprobs: int | None,
+    score_prompt: bool,
+    context_length: int,
+    caller: str,
+    deadline: float | None,
+) -> list[Task]:
+    """One task for each choice of each prompt, in the answer's order.
+
+    Choice i draws with seed + i, so that a request is repeated as a whole by its seed.
+    """
+    assert settings.seed is not None
+    stops = tuple(dict.fromkeys((*settings.stop_sequence, *stop)))
+    tasks: list[Task] = []
+    for prompt in prompts:
+        room = context_length - len(prompt.tokens)
+        limit = room if settings.max_tokens is None else min(settings.max_tokens, room)
+        for choice in range(choices):
+            draw = Draw(
+                temperature=settings.temperature,
+                top_k=settings.top_k,
+                top_p=settings.top_p,
+                min_p=settings.min_p,
+                frequency_penalty=settings.frequency_penalty,
+                presence_penalty=settings.presence_penalty,
+                repetition_penalty=settings.repetition_penalty,
+                seed=(settings.seed + choice) % 2**63,
+                logprobs=logprobs,
+                prompt=prompt.tokens,
+            )
+            job = Job(
+                caller=caller,
+                prompt=prompt.tokens,
+                draw=draw,
+                max_tokens=limit,
+                deadline=deadline,
+                score_prompt=score_prompt,
+            )
+            tasks.append(Task(index=len(tasks), job=job, text=TextAssembler(stops)))
+    return tasks

@@ -1,0 +1,402 @@
+"""One loaded model answering calls: text to tokens, tokens to the worker, updates to frames.
+
+Lives in the model's own process, on its event loop. Knows nothing of BentoML, sockets or HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from .core import ChatRequest, CompletionRequest, EmbedRequest, InfoRequest, Message, Usage
+from .engine.base import Engine
+from .engine.prompts import PromptFormat, Segment
+from .engine.ticket import Piece, PromptScores, Ticket, Update, Vectors, Waiting
+from .engine.worker import Worker
+from .errors import ContextLengthExceeded, EngineError, InvalidField, NotSupported, OpenLLMError
+from .frames import (
+    Alive,
+    Call,
+    Delta,
+    Embeddings,
+    End,
+    Failure,
+    Frame,
+    Info,
+    Queued,
+    Start,
+    TokenScore,
+    decode_call,
+    encode,
+)
+from .generation import Prompt, Settings, tasks_for
+
+log = logging.getLogger(__name__)
+Made = TypeVar("Made")
+
+ALIVE_EVERY_S = 5.0
+"""The API gives a silent model up after several of these."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a host says about its model."""
+
+    name: str
+    family: str
+    source: str
+    engine: str
+    card: str | None = None
+    stop: tuple[str, ...] = ()
+    """Texts that end a chat answer in this prompt format."""
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class Host:
+    """Answers calls with frames. Made by a family's `load`; `close` frees the model."""
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        worker: Worker,
+        prompts: PromptFormat,
+        settings: Settings,
+        identity: Identity,
+    ) -> None:
+        self._engine = engine
+        self._worker = worker
+        self._prompts = prompts
+        self._settings = settings
+        self._identity = identity
+        # Tokenisers are native code: off the loop, but two at a time are enough.
+        self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="tokenize")
+        self._started_at = time.monotonic()
+
+    async def serve(self, call: str) -> AsyncGenerator[str, None]:
+        """The frames that answer one encoded `Call`, each an ASCII line.
+
+        Every failure is a frame too. Closing the generator cancels the work within a step.
+        """
+        try:
+            frames = self._answer(decode_call(call))
+            try:
+                async for frame in frames:
+                    yield encode(frame)
+            finally:
+                await frames.aclose()
+        except OpenLLMError as error:
+            yield encode(Failure(error.frame()))
+        except Exception as error:
+            log.exception("a request failed in an unexpected way")
+            failure = EngineError(f"the model's process failed on this request ({error!r})")
+            yield encode(Failure(failure.frame()))
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._worker.stop)
+        await self._prompts.close()
+        self._threads.shutdown()
+
+    # -- one answer -----------------------------------------------------------------------
+
+    def _answer(self, call: Call) -> AsyncGenerator[Frame, None]:
+        match call.request:
+            case InfoRequest():
+                return self._info()
+            case EmbedRequest() as request:
+                return self._embed(call, request)
+            case ChatRequest() | CompletionRequest() as request:
+                return self._generate(call, request)
+
+    async def _generate(
+        self, call: Call, request: ChatRequest | CompletionRequest
+    ) -> AsyncGenerator[Frame, None]:
+        if isinstance(request, ChatRequest):
+            prompts = [await self._chat_prompt(request)]
+            echo, stop = False, self._identity.stop
+        else:
+            prompts = [
+                await self._text_prompt(prompt, index) for index, prompt in enumerate(request.prompts)
+            ]
+            echo, stop = request.echo, ()
+        settings = self._settings.override(request.sampling)
+        tasks = tasks_for(
+            prompts,
+            settings=settings,
+            stop=stop,
+            choices=request.n,
+            logprobs=request.logprobs,
+            score_prompt=echo and request.logprobs is not None,
+            context_length=self._engine.limits.context_length,
+            caller=call.caller,
+            deadline=self._deadline(call),
+        )
+        ticket = Ticket(caller=call.caller, tasks=tasks, deadline=self._deadline(call))
+        echoes = _Echoes(prompts, request.n, self._engine) if echo else None
+        async with _Running(self._worker, ticket):
+            yield Start(sum(len(prompt.tokens) for prompt in prompts))
+            async for frame in self._frames(ticket, echoes):
+                yield frame
+            yield End(
+                usage=_usage(prompts, ticket, request.n),
+                timings=_timings(ticket),
+                configuration=settings.echo(),
+            )
+
+    async def _frames(self, ticket: Ticket, echoes: _Echoes | None) -> AsyncIterator[Frame]:
+        async for updates in ticket.updates(alive_every_s=ALIVE_EVERY_S):
+            if not updates:
+                yield Alive()
+            for frame in _to_frames(updates, echoes):
+                yield frame
+
+    async def _embed(self, call: Call, request: EmbedRequest) -> AsyncGenerator[Frame, None]:
+        limits = self._engine.limits
+        if limits.embedding_size is None:
+            raise NotSupported(
+                f"model '{self._identity.name}' makes no embeddings; name one that does", param="model"
+            )
+        inputs: list[Sequence[int]] = []
+        for index, text in enumerate(request.inputs):
+            tokens = await self._tokens(text, f"input.{index}")
+            if not tokens:
+                raise InvalidField("an input to embed must not be empty", param=f"input.{index}")
+            self._check_length(len(tokens), limits.context_length, f"input.{index}")
+            inputs.append(tokens)
+        ticket = Ticket(caller=call.caller, inputs=inputs, deadline=self._deadline(call))
+        count = sum(map(len, inputs))
+        async with _Running(self._worker, ticket):
+            yield Start(count)
+            async for updates in ticket.updates(alive_every_s=ALIVE_EVERY_S):
+                if not updates:
+                    yield Alive()
+                for update in updates:
+                    if isinstance(update, Vectors):
+                        yield Embeddings(
+                            vectors=update.vectors,
+                            dimension=limits.embedding_size,
+                            pooling=limits.pooling,
+                            model=self._identity.name,
+                        )
+            yield End(usage=Usage(prompt_tokens=count), timings=_timings(ticket))
+
+    async def _info(self) -> AsyncGenerator[Frame, None]:
+        limits, worker, identity = self._engine.limits, self._worker, self._identity
+        counters = worker.counters
+        yield Info(
+            {
+                "ready": worker.crash is None,
+                "model": identity.name,
+                "family": identity.family,
+                "card": identity.card,
+                "source": identity.source,
+                "engine": identity.engine,
+                "uptime_s": round(time.monotonic() - self._started_at, 3),
+                "limits": {
+                    "context_length": limits.context_length,
+                    "slots": worker.running,
+                    "queue_size": worker.capacity - worker.running,
+                    "vocabulary": limits.vocabulary,
+                    "embedding_size": limits.embedding_size,
+                    "pooling": limits.pooling,
+                },
+                "queue": {"running": worker.num_running, "waiting": worker.num_waiting},
+                "counters": {name: getattr(counters, name) for name in counters.__slots__},
+                "configuration": self._settings.echo(),
+                **identity.facts,
+            }
+        )
+
+    # -- prompts --------------------------------------------------------------------------
+
+    async def _chat_prompt(self, request: ChatRequest) -> Prompt:
+        messages = with_preprompt(request.messages, self._settings.prompt)
+        segments = await self._prompts.render(messages)
+        tokens = await self._in_thread(lambda: chat_tokens(self._engine, segments))
+        return self._prompt("", tokens, "messages")
+
+    async def _text_prompt(self, prompt: str | Sequence[int], index: int) -> Prompt:
+        param = f"prompt.{index}"
+        if isinstance(prompt, str):
+            text = (self._settings.prompt or "") + prompt
+            return self._prompt(prompt, await self._tokens(text, param), param)
+        head = await self._tokens(self._settings.prompt, param) if self._settings.prompt else []
+        tokens = [*head, *(await self._tokens(prompt, param))]
+        return self._prompt(None, tokens, param)
+
+    def _prompt(self, text: str | None, tokens: list[int], param: str) -> Prompt:
+        if not tokens:
+            raise InvalidField(
+                "the prompt is empty, and this model has no begin token to start from; "
+                "send some text",
+                param=param,
+            )
+        # One place must be left for the first new token.
+        self._check_length(len(tokens), self._engine.limits.context_length - 1, param)
+        return Prompt(text=text, tokens=tokens)
+
+    async def _tokens(self, prompt: str | Sequence[int], param: str) -> list[int]:
+        if isinstance(prompt, str):
+            try:
+                return await self._in_thread(
+                    lambda: self._engine.tokenize(prompt, begin=True, control=False)
+                )
+            except ValueError as unfit:
+                raise InvalidField(f"this text cannot be turned into tokens: {unfit}", param=param) from unfit
+        vocabulary = self._engine.limits.vocabulary
+        for place, token in enumerate(prompt):
+            if token >= vocabulary:
+                raise InvalidField(
+                    f"token id {token} is outside of this model's vocabulary (0 to {vocabulary - 1})",
+                    param=f"{param}.{place}",
+                )
+        return list(prompt)
+
+    def _check_length(self, count: int, room: int, param: str) -> None:
+        if count > room:
+            context_length = self._engine.limits.context_length
+            raise ContextLengthExceeded(
+                f"the prompt is {count} tokens long and model '{self._identity.name}' holds "
+                f"{context_length}, answer included; shorten it, or start the server with a "
+                "larger --context-length",
+                param=param,
+                n_prompt_tokens=count,
+                n_ctx=context_length,
+            )
+
+    async def _in_thread(self, make: Callable[[], Made]) -> Made:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, make)
+
+    @staticmethod
+    def _deadline(call: Call) -> float | None:
+        return None if call.deadline_s is None else time.monotonic() + call.deadline_s
+
+
+class _Running:
+    """Submits a ticket, and makes sure that it is gone when its reader is."""
+
+    def __init__(self, worker: Worker, ticket: Ticket) -> None:
+        self._worker = worker
+        self._ticket = ticket
+
+    async def __aenter__(self) -> None:
+        self._worker.submit(self._ticket)
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._ticket.finished_at is None:
+            self._worker.cancel(self._ticket)
+
+
+class _Echoes:
+    """Gives each choice its prompt back before its first text."""
+
+    def __init__(self, prompts: Sequence[Prompt], choices: int, engine: Engine) -> None:
+        self._prompts = prompts
+        self._choices = choices
+        self._engine = engine
+        self._scores: dict[int, list[TokenScore]] = {}
+        self._done: set[int] = set()
+
+    def collect(self, update: PromptScores) -> None:
+        self._scores.setdefault(update.index, []).extend(update.scores)
+
+    def before(self, index: int) -> list[Delta]:
+        if index in self._done:
+            return []
+        self._done.add(index)
+        prompt = self._prompts[index // self._choices]
+        text = prompt.text
+        if text is None:
+            text = b"".join(map(self._engine.piece, prompt.tokens)).decode("utf-8", "replace")
+        scores: tuple[TokenScore, ...] = ()
+        if index in self._scores:
+            first = prompt.tokens[0]
+            head = TokenScore(first, self._engine.piece(first), None)
+            scores = (head, *self._scores.pop(index))
+        return [Delta(index, text, scores=scores)]
+
+
+def with_preprompt(messages: Sequence[Message], preprompt: str | None) -> list[Message]:
+    """The operator's pre-prompt comes first, ahead of the caller's own system message."""
+    if not preprompt:
+        return list(messages)
+    head, *rest = messages
+    if head.role == "system":
+        return [Message(role="system", content=f"{preprompt}\n\n{head.content}"), *rest]
+    return [Message(role="system", content=preprompt), *messages]
+
+
+def chat_tokens(engine: Engine, segments: Sequence[Segment]) -> list[int]:
+    """Tokens of a rendered conversation, begin token once."""
+    tokens: list[int] = []
+    for index, segment in enumerate(segments):
+        tokens += engine.tokenize(segment.text, begin=index == 0, control=segment.control)
+    # Templates that spell out the begin token meet tokenisers that add it.
+    if len(tokens) > 1 and tokens[0] == tokens[1] and not engine.piece(tokens[0]):
+        del tokens[0]
+    return tokens
+
+
+def _to_frames(updates: Sequence[Update], echoes: _Echoes | None) -> list[Frame]:
+    """Updates as frames; texts of one choice that are ready together go as one."""
+    frames: list[Frame] = []
+    open_delta: dict[int, int] = {}
+    for update in updates:
+        match update:
+            case Waiting():
+                frames.append(Queued(update.position, update.eta_s))
+            case PromptScores():
+                if echoes:
+                    echoes.collect(update)
+            case Piece():
+                if echoes:
+                    frames.extend(echoes.before(update.index))
+                delta = Delta(
+                    update.index, update.text, update.tokens, update.scores, update.reason
+                )
+                place = open_delta.get(update.index)
+                if place is None:
+                    open_delta[update.index] = len(frames)
+                    frames.append(delta)
+                else:
+                    earlier = frames[place]
+                    assert isinstance(earlier, Delta)
+                    frames[place] = _joined(earlier, delta)
+            case Vectors():
+                pass
+    return frames
+
+
+def _joined(first: Delta, second: Delta) -> Delta:
+    return Delta(
+        first.index,
+        first.text + second.text,
+        first.tokens + second.tokens,
+        first.scores + second.scores,
+        second.reason,
+    )
+
+
+def _usage(prompts: Sequence[Prompt], ticket: Ticket, choices: int) -> Usage:
+    return Usage(
+        prompt_tokens=sum(len(prompt.tokens) for prompt in prompts),
+        completion_tokens=sum(len(task.job.output) for task in ticket.tasks),
+        # Of the copies of a prompt only the first tells what was there before the request.
+        cached_tokens=sum(task.job.cached for task in ticket.tasks[::choices]),
+    )
+
+
+def _timings(ticket: Ticket) -> dict[str, float]:
+    started = ticket.started_at or ticket.submitted_at
+    finished = ticket.finished_at or started
+    prompted = ticket.prompted_at or finished
+    return {
+        "queued_s": round(started - ticket.submitted_at, 6),
+        "prompt_s": round(prompted - started, 6),
+        "generate_s": round(finished - prompted, 6),
+    }

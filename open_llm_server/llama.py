@@ -1,0 +1,36 @@
+"""Family `llama`: every GGUF that llama.cpp generates text from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .registry import Registry
+from .runnable import LLMRunnable, weights_path
+
+if TYPE_CHECKING:
+    from .config.resolved import ModelPlan
+    from .engine.base import Engine
+
+
+@Registry.add_model("llama")
+class Llama(LLMRunnable):
+    """GGUF files on llama.cpp, in the chat format that the file or the card brings."""
+
+    engine = "llama.cpp"
+
+    @classmethod
+    def open_engine(cls, plan: ModelPlan, config: Any, *, pinned_slots: int) -> Engine:
+        from .engine.llama_cpp import LlamaCppEngine
+
+        return LlamaCppEngine.load(
+            weights_path(plan),
+            context_length=config.context_length,
+            slots=config.slots,
+            pinned_slots=pinned_slots,
+            threads=plan.threads,
+            gpu_layers=-1 if plan.device.startswith(("gpu", "mps")) else 0,
+            lora=config.lora,
+        )
+
+
+get_runner = Llama.get_runner

@@ -1,0 +1,284 @@
+"""LLMRunnable: what a model family is, and how one of its models becomes a BentoML Runnable.
+
+A family is a plain class that says only what is special about it. BentoML, and whatever engine
+the family uses, are imported when a model is loaded, not before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import sys
+import threading
+from collections.abc import AsyncGenerator, Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from .config.cards import Card, cards
+from .config.schema import ModelConfig
+from .core import Message
+from .errors import ConfigurationError, ModelLoading, OpenLLMError, StartError, WeightsError
+from .frames import Alive, Failure, encode
+
+if TYPE_CHECKING:
+    from .config.resolved import ModelPlan
+    from .engine.base import Engine
+    from .engine.prompts import PromptFormat
+    from .host import Host
+    from .runner import LLMRunner
+
+log = logging.getLogger(__name__)
+
+LOADING_RETRY_S = 2.0
+"""Suggested to callers while a model is being loaded."""
+ALIVE_EVERY_S = 2.0
+CRASH_GRACE_S = 0.25
+"""Time that last frames get to leave the process after the engine broke."""
+
+
+class LLMRunnable:
+    """A family of models. Subclasses set the class variables and define `open_engine`."""
+
+    name: ClassVar[str]
+    """As on the command line; set by `Registry.add_model`."""
+    engine: ClassVar[str]
+    """What computes, for people: `llama.cpp`, `torch`, …"""
+    Config: ClassVar[type[ModelConfig]] = ModelConfig
+    """The settings of the family, with its own fields added."""
+
+    @classmethod
+    def get_runner(cls, model: str | None = None, **config: Any) -> LLMRunner:
+        """A BentoML runner for one model of this family, for `bentoml.legacy.Service(runners=[…])`.
+
+        `model` names it as on the command line (default: the family's own card); `config` are
+        fields of `Config`. Unknown ones raise ConfigurationError (a ValueError).
+        """
+        from .runner import get_runner
+
+        return get_runner(cls.name, model, **config)
+
+    @classmethod
+    def open_engine(cls, plan: ModelPlan, config: Any, *, pinned_slots: int) -> Engine:
+        """Loads the weights. `pinned_slots` more slots than `config.slots` are wanted."""
+        raise NotImplementedError(f"family {cls.name} defines no open_engine")
+
+    @classmethod
+    def plain_turns(cls) -> Card | None:
+        """Whose turns to use for weights that bring no chat template of their own."""
+        return cards().get(cls.name)
+
+    @classmethod
+    async def load(cls, plan: ModelPlan, *, on_crash: Callable[[BaseException], None]) -> Host:
+        """Loads the model and starts its worker. Raises StartError with the way out."""
+        from .generation import Settings
+        from .host import Host, Identity
+
+        config = cls.Config.model_validate(plan.config)
+        settings = Settings.of(config)
+        card = cards().get(plan.card) if plan.card else None
+        pinned_slots = 2 if settings.prompt else 0
+        engine = await asyncio.to_thread(
+            cls.open_engine, plan, config, pinned_slots=pinned_slots
+        )
+        prompts = await cls._prompt_format(engine, card)
+        pins = await _preprompt_tokens(engine, prompts, settings.prompt) if settings.prompt else []
+        worker = await asyncio.to_thread(_start_worker, engine, config, pins, on_crash)
+        return Host(
+            engine=engine,
+            worker=worker,
+            prompts=prompts,
+            settings=settings,
+            identity=Identity(
+                name=plan.name,
+                family=cls.name,
+                card=plan.card,
+                source=plan.source.label if plan.source else "built in",
+                engine=cls.engine,
+                stop=card.stop if card else (),
+                facts={"device": plan.device, "threads": plan.threads},
+            ),
+        )
+
+    @classmethod
+    async def _prompt_format(cls, engine: Engine, card: Card | None) -> PromptFormat:
+        """The card's format, else the one inside the weights, else the family's plain one."""
+        from .engine.prompts import TemplateFormat, TurnsFormat
+
+        if card and card.turns:
+            return TurnsFormat(card.turns, engine.control_texts)
+        if engine.chat_template:
+            return await TemplateFormat.load(
+                engine.chat_template,
+                bos=engine.begin_text,
+                eos=engine.end_text,
+                control_texts=engine.control_texts,
+            )
+        plain = cls.plain_turns()
+        if plain and plain.turns:
+            return TurnsFormat(plain.turns, engine.control_texts)
+        raise ConfigurationError(
+            f"these weights carry no chat template and family {cls.name} has no plain format; "
+            "start them under a card that has one, such as alpaca=... (see `open-llm-server models`)"
+        )
+
+
+async def _preprompt_tokens(
+    engine: Engine, prompts: PromptFormat, preprompt: str
+) -> list[list[int]]:
+    """What every prompt begins with, in chats and in plain completions."""
+    from .engine.scheduler import common_prefix
+    from .host import chat_tokens, with_preprompt
+
+    rendered = [
+        await prompts.render(with_preprompt([Message(role="user", content=text)], preprompt))
+        for text in ("a", "B?")
+    ]
+
+    def tokenize() -> list[list[int]]:
+        one, two = (chat_tokens(engine, segments) for segments in rendered)
+        chat = one[: common_prefix(one, two, len(one))]
+        plain = engine.tokenize(preprompt, begin=True, control=False)
+        return [tokens for tokens in (chat, plain) if tokens]
+
+    pins = await asyncio.to_thread(tokenize)
+    room = engine.limits.context_length - 1
+    longest = max(map(len, pins), default=0)
+    if longest >= room:
+        raise ConfigurationError(
+            f"the pre-prompt (--prompt) is {longest} tokens long and the model holds "
+            f"{room + 1}; shorten it or set a larger --context-length"
+        )
+    return pins
+
+
+def _start_worker(
+    engine: Engine,
+    config: ModelConfig,
+    pins: Sequence[Sequence[int]],
+    on_crash: Callable[[BaseException], None],
+) -> Any:
+    from .engine.worker import Worker
+
+    worker = Worker(
+        engine, queue_size=config.queue_size, running=config.slots, on_crash=on_crash
+    )
+    for tokens in pins:
+        worker.pin(tokens)
+    worker.start()
+    return worker
+
+
+def weights_path(plan: ModelPlan) -> Path:
+    """The file or folder that a plan's source names on this machine."""
+    from .config.models import local_path
+
+    if plan.source is None:
+        raise ConfigurationError(
+            f"model {plan.name} has no weights; name them as {plan.family}@PATH"
+        )
+    return local_path(plan.source)
+
+
+class Hosting:
+    """One model in a process: loads it in the background and passes calls on.
+
+    `wait`: calls wait for the load; otherwise they are refused with `model_loading` meanwhile.
+    `leave`: the process is this model's alone, and ends when the model cannot be loaded (after
+    one line that says why) or its engine breaks; whoever supervises it decides what follows.
+    """
+
+    def __init__(self, plan: ModelPlan, *, wait: bool, leave: bool) -> None:
+        self._plan = plan
+        self._wait = wait
+        self._leave = leave
+        self._host: Host | None = None
+        self._failed: OpenLLMError | None = None
+        self._loading: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        """Starts loading on the running loop, once."""
+        if self._loading is None:
+            self._loading = asyncio.get_running_loop().create_task(self._load())
+
+    async def call(self, request: str) -> AsyncGenerator[str, None]:
+        """The frames that answer one encoded call."""
+        self.begin()
+        while self._wait and self._loading and not self._loading.done():
+            await asyncio.wait({self._loading}, timeout=ALIVE_EVERY_S)
+            yield encode(Alive())
+        if self._host is None:
+            error = self._failed or ModelLoading(
+                f"model '{self._plan.name}' is being loaded; try again shortly",
+                retry_after=LOADING_RETRY_S,
+            )
+            yield encode(Failure(error.frame()))
+            return
+        frames = self._host.serve(request)
+        try:
+            async for frame in frames:
+                yield frame
+        finally:
+            await frames.aclose()
+
+    async def close(self) -> None:
+        """Frees the model."""
+        if self._loading:
+            self._loading.cancel()
+        if self._host:
+            await self._host.close()
+
+    async def _load(self) -> None:
+        try:
+            family = load_family(self._plan)
+            self._host = await family.load(self._plan, on_crash=self._crashed)
+        except OpenLLMError as error:
+            self._failed = error
+        except Exception as error:
+            log.exception("model %s could not be loaded", self._plan.name)
+            self._failed = WeightsError(
+                f"model '{self._plan.name}' could not be loaded: {type(error).__name__}: {error}"
+            )
+        if self._failed and self._leave:
+            sys.stderr.write(f"error: {self._plan.name}: {self._failed.message}\n")
+            sys.stderr.flush()
+            # Not sys.exit: the event loop of the worker that runs this would swallow it.
+            os._exit(getattr(self._failed, "exit_code", 1))
+
+    def _crashed(self, _: BaseException) -> None:
+        if self._leave:
+            # The error frames of live requests get a moment to leave first.
+            threading.Timer(CRASH_GRACE_S, os._exit, (StartError.exit_code,)).start()
+
+
+def bento_runnable(plan: ModelPlan, *, eager: bool) -> type[Any]:
+    """A fresh BentoML Runnable class that hosts the model of `plan`.
+
+    Fresh for each runner, because BentoML's method table is shared along inheritance. It has one
+    stream method, because everything else loses errors or cancels (see docs/adr/0001).
+    """
+    import bentoml.legacy
+    from bentoml._internal.context import server_context
+
+    class ServedModel(bentoml.legacy.Runnable):
+        SUPPORTED_RESOURCES = ("cpu", "nvidia.com/gpu")
+        SUPPORTS_CPU_MULTI_THREADING = True
+        bentoml_runnable_methods__ = None
+
+        def __init__(self) -> None:
+            in_worker = server_context.service_type == "runner"
+            self.hosting = Hosting(plan, wait=eager, leave=in_worker)
+            with contextlib.suppress(RuntimeError):  # no loop yet: the first call begins
+                self.hosting.begin()
+
+        @bentoml.legacy.Runnable.method
+        async def call(self, request: str) -> AsyncGenerator[str, None]:
+            frames = self.hosting.call(request)
+            try:
+                async for frame in frames:
+                    yield frame
+            finally:
+                await frames.aclose()
+
+    return ServedModel

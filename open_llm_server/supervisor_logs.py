@@ -1,0 +1,82 @@
+"""What worker processes write, and what of it a person sees.
+
+A worker writes each warning or error as lines with its level in front; all else (a library's
+chatter, tracebacks of a crash) the supervisor keeps for the case that the process dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import sys
+from collections import deque
+from collections.abc import Iterator
+
+_LEVEL = re.compile(rb"(warning|error|critical)[:|] ", re.IGNORECASE)
+MAX_LINE_BYTES = 8192
+TAIL_LINES = 12
+
+
+class LevelLines(logging.Formatter):
+    """`WARNING: text`, and `WARNING| text` for the lines that follow in one record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        first, *rest = super().format(record).splitlines() or [""]
+        level = record.levelname
+        return "\n".join([f"{level}: {first}", *(f"{level}| {line}" for line in rest)])
+
+
+def configure_worker_logs() -> None:
+    """Warnings and errors of every library, to stderr, in the form above.
+
+    Called after BentoML has set up its own logging in this process.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LevelLines("%(message)s"))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    for name in ("bentoml", "uvicorn", "uvicorn.error", "uvicorn.access", "circus"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.setLevel(logging.WARNING)
+        logger.propagate = True
+
+
+class OutputLines:
+    """Joins what a worker wrote into lines; remembers the last ones that nobody saw."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._unseen: deque[str] = deque(maxlen=TAIL_LINES)
+
+    def push(self, chunk: bytes) -> Iterator[str]:
+        """The complete lines of `chunk` that a person should see now."""
+        *lines, rest = (self._rest + chunk).split(b"\n")
+        self._rest = rest[:MAX_LINE_BYTES]
+        for line in lines:
+            yield from self._sort(line)
+
+    def close(self) -> Iterator[str]:
+        """The last line, if it had no end."""
+        rest, self._rest = self._rest, b""
+        if rest:
+            yield from self._sort(rest)
+
+    def unseen(self) -> list[str]:
+        return list(self._unseen)
+
+    def _sort(self, raw: bytes) -> Iterator[str]:
+        line = raw[:MAX_LINE_BYTES].decode("utf-8", "replace").rstrip()
+        if _LEVEL.match(raw):
+            yield line
+        elif line:
+            self._unseen.append(line)
+
+
+def say(text: str) -> None:
+    """One line for the person who started the server. A closed or full terminal stops nothing."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()

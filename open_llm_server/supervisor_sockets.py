@@ -1,0 +1,98 @@
+"""The sockets and the private folder that a running server needs before its processes start."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import resource
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from .errors import StartError
+
+BACKLOG = 2048
+MAX_OPEN_FILES = 65_536
+_PREFIX = "open-llm-server-"
+_LONGEST_FOLDER = 80
+"""A unix socket's path holds 104 bytes on some systems, 108 on Linux."""
+
+
+def listen_tcp(host: str, port: int) -> socket.socket:
+    """Listens at `host`:`port`; port 0 takes a free one. Raises StartError with the way out."""
+    try:
+        family, *_, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise StartError(_refusal(host, port, error)) from error
+
+
+def listen_unix(path: Path) -> socket.socket:
+    """Listens at `path`, for this user only."""
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listening.bind(os.fspath(path))
+    path.chmod(0o600)
+    listening.listen(BACKLOG)
+    return listening
+
+
+@contextlib.contextmanager
+def runtime_folder() -> Iterator[Path]:
+    """A new folder of mode 0700, removed at the end.
+
+    Its lock tells cleaners of temporary folders, systemd's among them, that it is in use.
+    Folders of servers that were killed are removed on the way.
+    """
+    parent = Path(tempfile.gettempdir())
+    if len(os.fsencode(parent)) + len(_PREFIX) + 8 > _LONGEST_FOLDER:
+        parent = Path("/tmp")  # noqa: S108 - mkdtemp makes a folder nobody else can enter
+    _remove_dead(parent)
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(held)
+
+
+def raise_open_files() -> None:
+    """Room for connections: each open answer holds one in the API and one to its runner."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _remove_dead(parent: Path) -> None:
+    for folder in parent.glob(f"{_PREFIX}????????"):
+        with contextlib.suppress(OSError):
+            if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+                continue
+            held = os.open(folder, os.O_RDONLY)
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(held)
+
+
+def _refusal(host: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"port {port} of {host} is taken by another program; "
+            f"choose another port, such as --port {port % 65_535 + 1}, or --port 0 for a free one"
+        )
+    if error.errno == errno.EACCES:
+        return f"port {port} needs rights that this user lacks; choose one above 1023 with --port"
+    if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
+        return f"this machine has no address {host}; choose another with --host"
+    return f"cannot listen at {host} port {port}: {error.strerror or error}"
