@@ -19,8 +19,6 @@ _PARENT_GONE = 3
 def main(arguments: list[str]) -> None:
     role, parent, *rest = arguments
     die_with_parent(int(parent))
-    # A worker hears of the end from its supervisor; Ctrl-C is for that one.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if role == "runner":
         from bentoml_cli.worker.runner import main as run_worker
     else:

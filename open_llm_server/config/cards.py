@@ -1,6 +1,6 @@
 """A card per model: what it is, where it comes from, how it is spoken to. Facts only.
 
-Owns the schema of `models/*.yaml` and finds that folder. Knows no family's code.
+Owns the schema of `models/*.yaml` and reads them. Knows no family's code.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from open_llm_server.config import yaml_file
-from open_llm_server.config.models import Source, check_name
-from open_llm_server.errors import ConfigurationError
-
-_PACKAGE = Path(__file__).resolve().parents[1]
+from ..errors import ConfigurationError
+from . import yaml_file
+from .folder import models_folder
+from .models import Source, check_name
 
 
 class Turns(BaseModel):
@@ -72,12 +71,6 @@ class Card(BaseModel):
         if text is not None:
             Source.parse(text)
         return text
-
-
-def models_folder() -> Path:
-    """The folder of cards and built-in weights: inside a wheel, or beside the package's sources."""
-    inside = _PACKAGE / "models"
-    return inside if inside.is_dir() else _PACKAGE.parent / "models"
 
 
 @cache

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from open_llm_server.errors import ConfigurationError
+from ..errors import ConfigurationError, WeightsError
+from .folder import models_folder
 
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,50}[A-Za-z0-9])?")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(?:/[\w.-]{1,96})?", re.ASCII)
@@ -79,16 +81,22 @@ class Source(BaseModel):
         return cls(kind="hub", location=location, file=file, revision=revision or None)
 
     def __str__(self) -> str:
-        prefix = ""
-        if self.kind == "builtin":
-            prefix = "builtin:"
-        elif looks_like_path(self.location) != (self.kind == "path") or self._has_prefix():
-            prefix = f"{self.kind}:"
         revision = f":{self.revision}" if self.revision else ""
-        return f"{prefix}{self.location}{revision}" + (f"#{self.file}" if self.file else "")
+        text = f"{self.location}{revision}" + (f"#{self.file}" if self.file else "")
+        try:
+            plain = Source.parse(text) == self
+        except ConfigurationError:
+            plain = False
+        return text if plain else f"{self.kind}:{text}"
 
-    def _has_prefix(self) -> bool:
-        return self.location.partition(":")[0] in ("path", "builtin", "hub")
+    @property
+    def label(self) -> str:
+        """What callers may read of it: no folders of this machine."""
+        if self.kind == "builtin":
+            return "built in"
+        if self.kind == "path":
+            return self.file or Path(self.location).name
+        return str(self)
 
 
 class ModelSpec(BaseModel):
@@ -136,6 +144,16 @@ def looks_like_path(text: str) -> bool:
         or text.startswith(("/", "./", "../", "~"))
         or (text.endswith(".gguf") and "#" not in text)
     )
+
+
+def local_path(source: Source) -> Path:
+    """The file or folder that `source` names on this machine. Raises WeightsError for a hub id."""
+    if source.kind == "hub":
+        raise WeightsError(f"{source} is not on this machine; name its local file as a path")
+    folder = Path(source.location)
+    if source.kind == "builtin":
+        folder = models_folder() / source.location
+    return folder / source.file if source.file else folder
 
 
 def parse_models(texts: Iterable[str]) -> tuple[ModelSpec, ...]:

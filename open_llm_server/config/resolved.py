@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from open_llm_server.config.models import Source
-from open_llm_server.config.schema import ServerConfig
-from open_llm_server.errors import ConfigurationError
+from ..errors import ConfigurationError
+from .models import Source
+from .schema import ServerConfig
 
 # The variable that tells a process where its Resolved lies.
 VARIABLE = "OPEN_LLM_RESOLVED"

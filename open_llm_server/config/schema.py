@@ -8,11 +8,11 @@ may say and what a configuration may say are one thing.
 from __future__ import annotations
 
 import ipaddress
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from open_llm_server import core
+from .. import core
 
 # A value of one of these fields names a file or folder; relative ones are made absolute by `merge`.
 PATH: dict[str, Any] = {"path": True}
@@ -78,7 +78,7 @@ class Generation(Settings):
 
 
 class Load(Settings):
-    """How a model is put into memory."""
+    """How a model is put into memory. What only some engines can honour is their families' own."""
 
     context_length: ContextLength | None = Field(
         default=None, description="Tokens one conversation may hold; none: the model's own."
@@ -94,9 +94,6 @@ class Load(Settings):
         default="auto",
         pattern=r"^(auto|cpu|mps|gpu:\d+(\+\d+)*)$",
         description="Where the model computes: cpu, gpu:0, gpu:0+1, mps.",
-    )
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        default="auto", description="Number format to compute in; auto: the weights' own."
     )
     lora: tuple[FilePath, ...] = Field(
         default=(),

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from open_llm_server.errors import ConfigurationError
+from ..errors import ConfigurationError
 
 MAX_BYTES = 4 * 1024 * 1024
 

@@ -1,0 +1,78 @@
+"""Finds the spellings of control tokens in text. Pure.
+
+Knows which texts are control tokens and nothing else: not what they mean, nor who wrote what.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from os.path import commonprefix
+
+NESTING = 24
+"""Groups within groups that the regular expression may have; Python's compiler is recursive, and
+a vocabulary is somebody else's file."""
+
+
+class ControlTexts:
+    """Thousands of spellings, searched for at once, in time linear in the text."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._texts = sorted({text for text in texts if text})
+        self._longest = max(map(len, self._texts), default=0)
+        self._pattern = re.compile(_alternatives(self._texts)) if self._texts else None
+        self._joined = "\0".join(self._texts)
+        self._beginnings = {text[:end] for text in self._texts for end in range(1, len(text))}
+        self._ends = {text[begin:] for text in self._texts for begin in range(1, len(text))}
+
+    def first_in(self, text: str) -> str | None:
+        """The first spelling in `text`; of several that begin there, the longest."""
+        found = self._pattern.search(text) if self._pattern else None
+        return found.group() if found else None
+
+    def all_in(self, text: str) -> list[str]:
+        """Every spelling in `text`, in order, without overlaps."""
+        return self._pattern.findall(text) if self._pattern else []
+
+    def may_join(self, text: str) -> bool:
+        """Whether a spelling may arise from `text`, trimmed or not, together with other text
+        before or after it. Not meant for spellings that `text` holds whole."""
+        return any(
+            any(variant[-length:] in self._beginnings for length in self._lengths(variant))
+            or any(variant[:length] in self._ends for length in self._lengths(variant))
+            or (len(variant) < self._longest and variant in self._joined)
+            for variant in {text, text.strip()}
+            if variant
+        )
+
+    def touch(self, text: str, begin: int, end: int) -> bool:
+        """Whether a spelling in `text` uses any of the characters from `begin` up to `end`."""
+        if self._pattern is None:
+            return False
+        position = max(0, begin - self._longest + 1)
+        while found := self._pattern.search(text, position, end + self._longest):
+            if found.start() >= end:
+                return False
+            if found.end() > begin:
+                return True
+            position = found.start() + 1
+        return False
+
+    def _lengths(self, text: str) -> range:
+        return range(1, min(len(text), self._longest - 1) + 1)
+
+
+def _alternatives(words: Sequence[str], depth: int = 0) -> str:
+    """A pattern for sorted `words` (the empty one among them: optional) that looks at each
+    character once and prefers the longest word."""
+    if depth == NESTING:
+        longest_first = sorted(words, key=len, reverse=True)
+        return f"(?:{'|'.join(map(re.escape, longest_first))})"
+    branches = []
+    for _, group in groupby(filter(None, words), key=lambda word: word[0]):
+        same = list(group)
+        head = commonprefix(same)
+        rest = [word[len(head) :] for word in same]
+        branches.append(re.escape(head) + (_alternatives(rest, depth + 1) if any(rest) else ""))
+    return f"(?:{'|'.join(branches)})" + ("?" if "" in words else "")

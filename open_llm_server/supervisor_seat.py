@@ -1,0 +1,141 @@
+"""A place for one worker process that is filled again whenever its process dies.
+
+Owns when to start, what counts as ready, as hung and as hopeless. What is started, and how it
+is asked whether it is well, the supervisor decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from .errors import StartError
+from .supervisor_backoff import Backoff
+from .supervisor_logs import say
+from .supervisor_process import Command, Nursery, Process
+
+ASK_EVERY_S = 5.0
+HUNG_AFTER_S = 25.0
+"""A ready worker that gives no sign for so long is replaced."""
+LOADING_PAUSE_S = 0.1
+BOOT_S = 5.0
+"""A process needs a few seconds from its start to its first answer, loading or not."""
+
+Probe = Callable[[Process], Awaitable[bool]]
+"""Whether the worker is ready. Raises while it gives no answer at all."""
+
+
+class Seat:
+    """One worker, for as long as `keep` runs."""
+
+    def __init__(
+        self,
+        label: str,
+        command: Command,
+        probe: Probe,
+        *,
+        nursery: Nursery,
+        down_note: Path | None = None,
+    ) -> None:
+        self.label = label
+        self.command = command
+        self.ready = asyncio.Event()
+        """Set when the worker was ready for the first time."""
+        self.process: Process | None = None
+        self._probe = probe
+        self._nursery = nursery
+        self._down_note = down_note
+        """A file that stands while the worker is not worth asking."""
+        self._backoff = Backoff()
+        self._ready_at: float | None = None
+        self._leaving = False
+
+    async def keep(self) -> None:
+        """Returns after `leave`. Raises StartError when the first start fails."""
+        while not self._leaving:
+            started_at = time.monotonic()
+            self._ready_at = None
+            self.process = process = self._nursery.start(self.command, self._show)
+            watch = asyncio.create_task(self._watch(process, started_at))
+            code = await process.exited
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
+            process.kill_group()
+            if not self._leaving:
+                await self._recover(process, code)
+
+    def leave(self, number: signal.Signals) -> None:
+        """Tells the worker to end, and starts no other."""
+        self._leaving = True
+        if self.process is not None:
+            self.process.send(number)
+
+    def kill(self) -> None:
+        self._leaving = True
+        if self.process is not None:
+            self.process.kill_group()
+
+    async def _recover(self, process: Process, code: int) -> None:
+        if not self.ready.is_set():
+            raise StartError(_why(self.label, process, code))
+        served_s = 0.0 if self._ready_at is None else time.monotonic() - self._ready_at
+        delay_s = self._backoff.died(served_s=served_s)
+        when = f"again in {delay_s:.0f} s" if delay_s else "again"
+        say(f"{_why(self.label, process, code)}\n{self.label}: starting it {when}")
+        if delay_s:
+            self._note_down(delay_s + BOOT_S, f"it ended {how_it_ended(code)}")
+            await asyncio.sleep(delay_s)
+
+    async def _watch(self, process: Process, started_at: float) -> None:
+        """Until the worker is ready, then for as long as it lives."""
+        while not await self._is_ready(process):
+            await asyncio.sleep(LOADING_PAUSE_S)
+        self._ready_at = time.monotonic()
+        if self._down_note is not None:
+            self._down_note.unlink(missing_ok=True)
+        word = "ready again" if self.ready.is_set() else "ready"
+        say(f"{self.label}: {word} in {self._ready_at - started_at:.1f} s")
+        self.ready.set()
+        last_sign = self._ready_at
+        while time.monotonic() - last_sign < HUNG_AFTER_S:
+            await asyncio.sleep(ASK_EVERY_S)
+            with contextlib.suppress(Exception):
+                await self._probe(process)
+                last_sign = time.monotonic()
+        say(f"{self.label}: gave no sign for {HUNG_AFTER_S:.0f} s; it is replaced")
+        process.kill_group()
+
+    async def _is_ready(self, process: Process) -> bool:
+        try:
+            return await self._probe(process)
+        except Exception:  # noqa: BLE001 - whatever it is: not yet
+            return False
+
+    def _note_down(self, left_s: float, reason: str) -> None:
+        if self._down_note is not None:
+            note = {"until": time.time() + left_s, "reason": reason}
+            fresh = self._down_note.with_suffix(".new")
+            fresh.write_text(json.dumps(note))
+            fresh.replace(self._down_note)
+
+    def _show(self, line: str) -> None:
+        say(f"{self.label}: {line}")
+
+
+def how_it_ended(code: int) -> str:
+    if code >= 0:
+        return f"with exit code {code}"
+    with contextlib.suppress(ValueError):
+        return f"by signal {signal.Signals(-code).name}"
+    return f"by signal {-code}"
+
+
+def _why(label: str, process: Process, code: int) -> str:
+    lines: list[Any] = [f"{label}: its process ended {how_it_ended(code)}"]
+    return "\n".join([*lines, *(f"{label}:   {line}" for line in process.output.unseen())])
