@@ -1,7 +1,7 @@
-"""The first code of each worker process: `python child.py runner|api PARENT_PID ARGUMENTS…`.
+"""The first code of each process that we start: `python child.py ROLE PARENT_PID ARGUMENTS…`.
 
-Makes the process die with its supervisor, then hands over to BentoML's worker module. Nothing
-of BentoML may be imported before that, and of this package only what is light.
+A runner or api worker dies with its supervisor and hands over to BentoML's worker module;
+nothing of BentoML may be imported before that, and of this package only what is light.
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ _PARENT_GONE = 3
 
 def main(arguments: list[str]) -> None:
     role, parent, *rest = arguments
+    if role == "supervisor":
+        from open_llm_server.supervisor import main as supervise
+
+        sys.exit(supervise(rest))
     die_with_parent(int(parent))
     if role == "runner":
         from bentoml_cli.worker.runner import main as run_worker

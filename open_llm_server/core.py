@@ -29,9 +29,7 @@ MinP = Annotated[
     float,
     Field(ge=0.0, le=1.0, description="Drop tokens below this share of the likeliest one's."),
 ]
-MaxTokens = Annotated[
-    int, Field(ge=0, le=1_000_000, description="Stop after so many new tokens.")
-]
+MaxTokens = Annotated[int, Field(ge=0, le=1_000_000, description="Stop after so many new tokens.")]
 StopText = Annotated[str, Field(min_length=1, max_length=256)]
 StopSequence = Annotated[
     tuple[StopText, ...],

@@ -8,7 +8,7 @@ final `end` or `error` frame was cut off.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -47,13 +47,13 @@ class Call(Noun):
         )
 
 
-_OPS: dict[type[Noun], Literal["chat", "complete", "embed", "info"]] = {
+_OPS: dict[type[Request], Literal["chat", "complete", "embed", "info"]] = {
     ChatRequest: "chat",
     CompletionRequest: "complete",
     EmbedRequest: "embed",
     InfoRequest: "info",
 }
-_REQUESTS: dict[str, type[Noun]] = {op: kind for kind, op in _OPS.items()}
+_REQUESTS: dict[str, type[Request]] = {op: kind for kind, op in _OPS.items()}
 
 
 def encode_call(call: Call) -> str:
@@ -182,43 +182,36 @@ class FrameDecoder:
 
 
 def _dump(frame: Frame) -> dict[str, Any]:
-    match frame:
-        case Delta():
-            body: dict[str, Any] = {"index": frame.index, "text": frame.text}
-            if frame.tokens:
-                body["tokens"] = frame.tokens
-            if frame.scores:
-                body["logprobs"] = [_dump_score(score) for score in frame.scores]
-            if frame.reason:
-                body["reason"] = frame.reason
-            return {"delta": body}
-        case Alive():
-            return {"alive": {}}
-        case Queued():
-            return {"queued": {"position": frame.position, "eta_s": frame.eta_s}}
-        case Start():
-            return {"start": {"prompt_tokens": frame.prompt_tokens}}
-        case End():
-            return {
-                "end": {
-                    "usage": frame.usage.model_dump(),
-                    "timings": frame.timings,
-                    "configuration": frame.configuration,
-                }
-            }
-        case Embeddings():
-            return {
-                "embeddings": {
-                    "vectors": frame.vectors,
-                    "dimension": frame.dimension,
-                    "pooling": frame.pooling,
-                    "model": frame.model,
-                }
-            }
-        case Info():
-            return {"info": frame.facts}
-        case Failure():
-            return {"error": frame.error}
+    kind, body = _DUMPERS[type(frame)]
+    return {kind: body(frame)}
+
+
+def _dump_delta(frame: Delta) -> dict[str, Any]:
+    body: dict[str, Any] = {"index": frame.index, "text": frame.text}
+    if frame.tokens:
+        body["tokens"] = frame.tokens
+    if frame.scores:
+        body["logprobs"] = [_dump_score(score) for score in frame.scores]
+    if frame.reason:
+        body["reason"] = frame.reason
+    return body
+
+
+def _dump_end(frame: End) -> dict[str, Any]:
+    return {
+        "usage": frame.usage.model_dump(),
+        "timings": frame.timings,
+        "configuration": frame.configuration,
+    }
+
+
+def _dump_embeddings(frame: Embeddings) -> dict[str, Any]:
+    return {
+        "vectors": frame.vectors,
+        "dimension": frame.dimension,
+        "pooling": frame.pooling,
+        "model": frame.model,
+    }
 
 
 def _load(line: bytes) -> Frame:
@@ -254,7 +247,17 @@ def _load_score(body: list[Any]) -> TokenScore:
     )
 
 
-_LOADERS: dict[str, Any] = {
+_DUMPERS: dict[type, tuple[str, Callable[[Any], Any]]] = {
+    Delta: ("delta", _dump_delta),
+    Alive: ("alive", lambda frame: {}),
+    Queued: ("queued", lambda frame: {"position": frame.position, "eta_s": frame.eta_s}),
+    Start: ("start", lambda frame: {"prompt_tokens": frame.prompt_tokens}),
+    End: ("end", _dump_end),
+    Embeddings: ("embeddings", _dump_embeddings),
+    Info: ("info", lambda frame: frame.facts),
+    Failure: ("error", lambda frame: frame.error),
+}
+_LOADERS: dict[str, Callable[[Any], Frame]] = {
     "delta": _load_delta,
     "alive": lambda body: Alive(),
     "queued": lambda body: Queued(body["position"], body["eta_s"]),

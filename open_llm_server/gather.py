@@ -140,16 +140,12 @@ async def gather(frames: AsyncIterable[Frame]) -> Gathered:
                 pass
     if end is None:
         return Gathered(texts.choices(), embeddings, facts)
-    return Gathered(
-        texts.choices(), embeddings, facts, end.usage, end.timings, end.configuration
-    )
+    return Gathered(texts.choices(), embeddings, facts, end.usage, end.timings, end.configuration)
 
 
 def chat_answer(gathered: Gathered) -> ChatAnswer:
     (choice,) = gathered.choices or (Choice("", "stop"),)
-    return ChatAnswer(
-        choice.text, gathered.usage, gathered.configuration, choice.finish_reason
-    )
+    return ChatAnswer(choice.text, gathered.usage, gathered.configuration, choice.finish_reason)
 
 
 def completion_answer(gathered: Gathered) -> CompletionAnswer:
@@ -178,9 +174,7 @@ def chat_request(
         turns = [Message(role="user", content=messages)]
     else:
         turns = [
-            turn
-            if isinstance(turn, Message)
-            else _valid(Message, f"messages.{place}.", **turn)
+            turn if isinstance(turn, Message) else _valid(Message, f"messages.{place}.", **turn)
             for place, turn in enumerate(messages)
         ]
     return _valid(ChatRequest, "", messages=tuple(turns), sampling=sampling_of(sampling))
@@ -190,9 +184,7 @@ def completion_request(
     prompt: str | Sequence[str], sampling: Mapping[str, Any], *, n: int
 ) -> CompletionRequest:
     prompts = (prompt,) if isinstance(prompt, str) else tuple(prompt)
-    return _valid(
-        CompletionRequest, "", prompts=prompts, n=n, sampling=sampling_of(sampling)
-    )
+    return _valid(CompletionRequest, "", prompts=prompts, n=n, sampling=sampling_of(sampling))
 
 
 def embed_request(inputs: str | Sequence[str]) -> EmbedRequest:
@@ -227,9 +219,7 @@ def as_error(raised: Exception) -> OpenLLMError:
                 retry_after=raised.retry_after,
             )
         case Lost():
-            return RunnerLost(
-                f"the model's process was lost: {raised}; try again", retry_after=1.0
-            )
+            return RunnerLost(f"the model's process was lost: {raised}; try again", retry_after=1.0)
         case Gone():
             return RunnerLost(f"no such model behind this runner: {raised}")
         case _:

@@ -9,7 +9,7 @@ from typing import Any
 
 from .core import SAMPLING_FIELDS, Sampling
 from .engine.base import Draw
-from .engine.scheduler import Job
+from .engine.job import Job
 from .engine.text import TextAssembler
 from .engine.ticket import Task
 
@@ -55,8 +55,8 @@ class Settings:
         }
         settings = replace(self, **asked)
         # 31 bits: every engine and every client can hold that.
-        return settings if settings.seed is not None else replace(
-            settings, seed=secrets.randbits(31)
+        return (
+            settings if settings.seed is not None else replace(settings, seed=secrets.randbits(31))
         )
 
     def echo(self) -> dict[str, Any]:

@@ -10,30 +10,28 @@ import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 from .core import ChatRequest, CompletionRequest, EmbedRequest, InfoRequest, Message, Usage
 from .engine.base import Engine
 from .engine.prompts import PromptFormat, Segment
-from .engine.ticket import Piece, PromptScores, Ticket, Update, Vectors, Waiting
+from .engine.ticket import Ticket, Vectors
 from .engine.worker import Worker
 from .errors import ContextLengthExceeded, EngineError, InvalidField, NotSupported, OpenLLMError
 from .frames import (
     Alive,
     Call,
-    Delta,
     Embeddings,
     End,
     Failure,
     Frame,
     Info,
-    Queued,
     Start,
-    TokenScore,
     decode_call,
     encode,
 )
+from .framing import Echoes, timings_of, to_frames, usage_of
 from .generation import Prompt, Settings, tasks_for
 
 log = logging.getLogger(__name__)
@@ -121,10 +119,12 @@ class Host:
             echo, stop = False, self._identity.stop
         else:
             prompts = [
-                await self._text_prompt(prompt, index) for index, prompt in enumerate(request.prompts)
+                await self._text_prompt(prompt, index)
+                for index, prompt in enumerate(request.prompts)
             ]
             echo, stop = request.echo, ()
         settings = self._settings.override(request.sampling)
+        deadline = self._deadline(call)
         tasks = tasks_for(
             prompts,
             settings=settings,
@@ -134,32 +134,33 @@ class Host:
             score_prompt=echo and request.logprobs is not None,
             context_length=self._engine.limits.context_length,
             caller=call.caller,
-            deadline=self._deadline(call),
+            deadline=deadline,
         )
-        ticket = Ticket(caller=call.caller, tasks=tasks, deadline=self._deadline(call))
-        echoes = _Echoes(prompts, request.n, self._engine) if echo else None
+        ticket = Ticket(caller=call.caller, tasks=tasks, deadline=deadline)
+        echoes = Echoes(prompts, request.n, self._engine) if echo else None
         async with _Running(self._worker, ticket):
             yield Start(sum(len(prompt.tokens) for prompt in prompts))
             async for frame in self._frames(ticket, echoes):
                 yield frame
             yield End(
-                usage=_usage(prompts, ticket, request.n),
-                timings=_timings(ticket),
+                usage=usage_of(prompts, ticket, request.n),
+                timings=timings_of(ticket),
                 configuration=settings.echo(),
             )
 
-    async def _frames(self, ticket: Ticket, echoes: _Echoes | None) -> AsyncIterator[Frame]:
+    async def _frames(self, ticket: Ticket, echoes: Echoes | None) -> AsyncIterator[Frame]:
         async for updates in ticket.updates(alive_every_s=ALIVE_EVERY_S):
             if not updates:
                 yield Alive()
-            for frame in _to_frames(updates, echoes):
+            for frame in to_frames(updates, echoes):
                 yield frame
 
     async def _embed(self, call: Call, request: EmbedRequest) -> AsyncGenerator[Frame, None]:
         limits = self._engine.limits
         if limits.embedding_size is None:
             raise NotSupported(
-                f"model '{self._identity.name}' makes no embeddings; name one that does", param="model"
+                f"model '{self._identity.name}' makes no embeddings; name one that does",
+                param="model",
             )
         inputs: list[Sequence[int]] = []
         for index, text in enumerate(request.inputs):
@@ -183,11 +184,10 @@ class Host:
                             pooling=limits.pooling,
                             model=self._identity.name,
                         )
-            yield End(usage=Usage(prompt_tokens=count), timings=_timings(ticket))
+            yield End(usage=Usage(prompt_tokens=count), timings=timings_of(ticket))
 
     async def _info(self) -> AsyncGenerator[Frame, None]:
         limits, worker, identity = self._engine.limits, self._worker, self._identity
-        counters = worker.counters
         yield Info(
             {
                 "ready": worker.crash is None,
@@ -200,13 +200,13 @@ class Host:
                 "limits": {
                     "context_length": limits.context_length,
                     "slots": worker.running,
-                    "queue_size": worker.capacity - worker.running,
+                    "queue_size": worker.admission.capacity - worker.running,
                     "vocabulary": limits.vocabulary,
                     "embedding_size": limits.embedding_size,
                     "pooling": limits.pooling,
                 },
                 "queue": {"running": worker.num_running, "waiting": worker.num_waiting},
-                "counters": {name: getattr(counters, name) for name in counters.__slots__},
+                "counters": {"refused": worker.admission.refused, **asdict(worker.counters)},
                 "configuration": self._settings.echo(),
                 **identity.facts,
             }
@@ -247,12 +247,14 @@ class Host:
                     lambda: self._engine.tokenize(prompt, begin=True, control=False)
                 )
             except ValueError as unfit:
-                raise InvalidField(f"this text cannot be turned into tokens: {unfit}", param=param) from unfit
+                raise InvalidField(
+                    f"this text cannot be turned into tokens: {unfit}", param=param
+                ) from unfit
         vocabulary = self._engine.limits.vocabulary
         for place, token in enumerate(prompt):
             if token >= vocabulary:
                 raise InvalidField(
-                    f"token id {token} is outside of this model's vocabulary (0 to {vocabulary - 1})",
+                    f"token id {token} is outside of this model's vocabulary of {vocabulary}",
                     param=f"{param}.{place}",
                 )
         return list(prompt)
@@ -292,35 +294,6 @@ class _Running:
             self._worker.cancel(self._ticket)
 
 
-class _Echoes:
-    """Gives each choice its prompt back before its first text."""
-
-    def __init__(self, prompts: Sequence[Prompt], choices: int, engine: Engine) -> None:
-        self._prompts = prompts
-        self._choices = choices
-        self._engine = engine
-        self._scores: dict[int, list[TokenScore]] = {}
-        self._done: set[int] = set()
-
-    def collect(self, update: PromptScores) -> None:
-        self._scores.setdefault(update.index, []).extend(update.scores)
-
-    def before(self, index: int) -> list[Delta]:
-        if index in self._done:
-            return []
-        self._done.add(index)
-        prompt = self._prompts[index // self._choices]
-        text = prompt.text
-        if text is None:
-            text = b"".join(map(self._engine.piece, prompt.tokens)).decode("utf-8", "replace")
-        scores: tuple[TokenScore, ...] = ()
-        if index in self._scores:
-            first = prompt.tokens[0]
-            head = TokenScore(first, self._engine.piece(first), None)
-            scores = (head, *self._scores.pop(index))
-        return [Delta(index, text, scores=scores)]
-
-
 def with_preprompt(messages: Sequence[Message], preprompt: str | None) -> list[Message]:
     """The operator's pre-prompt comes first, ahead of the caller's own system message."""
     if not preprompt:
@@ -340,63 +313,3 @@ def chat_tokens(engine: Engine, segments: Sequence[Segment]) -> list[int]:
     if len(tokens) > 1 and tokens[0] == tokens[1] and not engine.piece(tokens[0]):
         del tokens[0]
     return tokens
-
-
-def _to_frames(updates: Sequence[Update], echoes: _Echoes | None) -> list[Frame]:
-    """Updates as frames; texts of one choice that are ready together go as one."""
-    frames: list[Frame] = []
-    open_delta: dict[int, int] = {}
-    for update in updates:
-        match update:
-            case Waiting():
-                frames.append(Queued(update.position, update.eta_s))
-            case PromptScores():
-                if echoes:
-                    echoes.collect(update)
-            case Piece():
-                if echoes:
-                    frames.extend(echoes.before(update.index))
-                delta = Delta(
-                    update.index, update.text, update.tokens, update.scores, update.reason
-                )
-                place = open_delta.get(update.index)
-                if place is None:
-                    open_delta[update.index] = len(frames)
-                    frames.append(delta)
-                else:
-                    earlier = frames[place]
-                    assert isinstance(earlier, Delta)
-                    frames[place] = _joined(earlier, delta)
-            case Vectors():
-                pass
-    return frames
-
-
-def _joined(first: Delta, second: Delta) -> Delta:
-    return Delta(
-        first.index,
-        first.text + second.text,
-        first.tokens + second.tokens,
-        first.scores + second.scores,
-        second.reason,
-    )
-
-
-def _usage(prompts: Sequence[Prompt], ticket: Ticket, choices: int) -> Usage:
-    return Usage(
-        prompt_tokens=sum(len(prompt.tokens) for prompt in prompts),
-        completion_tokens=sum(len(task.job.output) for task in ticket.tasks),
-        # Of the copies of a prompt only the first tells what was there before the request.
-        cached_tokens=sum(task.job.cached for task in ticket.tasks[::choices]),
-    )
-
-
-def _timings(ticket: Ticket) -> dict[str, float]:
-    started = ticket.started_at or ticket.submitted_at
-    finished = ticket.finished_at or started
-    prompted = ticket.prompted_at or finished
-    return {
-        "queued_s": round(started - ticket.submitted_at, 6),
-        "prompt_s": round(prompted - started, 6),
-        "generate_s": round(finished - prompted, 6),
-    }

@@ -41,7 +41,7 @@ class RunnerLink:
         self._address = urlsplit(address)
         host = self._address.netloc or "runner"
         self._url = f"http://{host}/{method}"
-        self._headers = {
+        self.headers = {
             "Runner-Name": name,
             "Args-Number": "1",
             "Payload-Container": "DefaultContainer",
@@ -75,6 +75,10 @@ class RunnerLink:
         if not isinstance(last, LAST_FRAMES):
             raise Lost(started=last is not None, why="its answer broke off")
 
+    def body(self, call: str) -> bytes:
+        """BentoML's runner worker reads a single argument in this form only."""
+        return pickle.dumps(call)
+
     async def close(self) -> None:
         """Closes all connections; a later call opens new ones."""
         if self._session is not None:
@@ -104,9 +108,7 @@ class RunnerLink:
     async def _post(self, call: str, deadline: float) -> aiohttp.ClientResponse:
         loop = asyncio.get_running_loop()
         session = self._session or self._connect()
-        # BentoML's runner worker reads a single argument in this form only.
-        body = pickle.dumps(call)
-        request = session.post(self._url, data=body, headers=self._headers)
+        request = session.post(self._url, data=self.body(call), headers=self.headers)
         return await asyncio.wait_for(request, max(0.0, deadline - loop.time()))
 
     def _connect(self) -> aiohttp.ClientSession:

@@ -6,7 +6,6 @@ imports that family's module only.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable
 from functools import cache
 from importlib import import_module
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from .config.cards import cards
 from .config.models import check_name
+from .config.words import suggest
 from .errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -162,14 +162,3 @@ def _unknown(name: str, names: Iterable[str]) -> str:
     if name in cards():
         return f"{name!r} is a card of family {cards()[name].family!r}, which is not installed"
     return f"there is no family {name!r}{suggest(name, names)}"
-
-
-def suggest(word: str, legal: Iterable[str]) -> str:
-    """A clause that names the nearest of `legal`, or all of them if there are few."""
-    choices = sorted(legal)
-    near = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
-    if near:
-        return f"; did you mean {near[0]!r}?"
-    if len(choices) <= 20:
-        return f"; there are: {', '.join(choices) or 'none'}"
-    return ""

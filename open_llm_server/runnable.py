@@ -21,6 +21,7 @@ from .config.schema import ModelConfig
 from .core import Message
 from .errors import ConfigurationError, ModelLoading, OpenLLMError, StartError, WeightsError
 from .frames import Alive, Failure, encode
+from .registry import load_family
 
 if TYPE_CHECKING:
     from .config.resolved import ModelPlan
@@ -79,9 +80,7 @@ class LLMRunnable:
         settings = Settings.of(config)
         card = cards().get(plan.card) if plan.card else None
         pinned_slots = 2 if settings.prompt else 0
-        engine = await asyncio.to_thread(
-            cls.open_engine, plan, config, pinned_slots=pinned_slots
-        )
+        engine = await asyncio.to_thread(cls.open_engine, plan, config, pinned_slots=pinned_slots)
         prompts = await cls._prompt_format(engine, card)
         pins = await _preprompt_tokens(engine, prompts, settings.prompt) if settings.prompt else []
         worker = await asyncio.to_thread(_start_worker, engine, config, pins, on_crash)
@@ -120,7 +119,7 @@ class LLMRunnable:
             return TurnsFormat(plain.turns, engine.control_texts)
         raise ConfigurationError(
             f"these weights carry no chat template and family {cls.name} has no plain format; "
-            "start them under a card that has one, such as alpaca=... (see `open-llm-server models`)"
+            "start them under a card that has one: NAME@PATH, names by `open-llm-server models`"
         )
 
 
@@ -128,7 +127,7 @@ async def _preprompt_tokens(
     engine: Engine, prompts: PromptFormat, preprompt: str
 ) -> list[list[int]]:
     """What every prompt begins with, in chats and in plain completions."""
-    from .engine.scheduler import common_prefix
+    from .engine.job import common_prefix
     from .host import chat_tokens, with_preprompt
 
     rendered = [
@@ -161,9 +160,7 @@ def _start_worker(
 ) -> Any:
     from .engine.worker import Worker
 
-    worker = Worker(
-        engine, queue_size=config.queue_size, running=config.slots, on_crash=on_crash
-    )
+    worker = Worker(engine, queue_size=config.queue_size, running=config.slots, on_crash=on_crash)
     for tokens in pins:
         worker.pin(tokens)
     worker.start()

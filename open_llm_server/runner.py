@@ -11,18 +11,18 @@ import contextlib
 import json
 import time
 import warnings
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import bentoml.legacy
 from bentoml._internal.configuration.containers import BentoMLContainer
-from bentoml._internal.runner.runner_handle import DummyRunnerHandle
+from bentoml._internal.runner.runner_handle import DummyRunnerHandle, RunnerHandle
+from bentoml._internal.runner.runner_handle.local import LocalRunnerRef
 from bentoml._internal.runner.runner_handle.remote import RemoteRunnerClient
 from bentoml._internal.utils import BentoMLDeprecationWarning
 
 from .config.devices import worker_env
-from .config.merge import resolve_model
 from .config.resolved import ModelPlan
 from .core import InfoRequest, Message, Request
 from .errors import from_frame
@@ -64,6 +64,8 @@ def get_runner(family: str, model: str | None = None, **config: Any) -> LLMRunne
     `model` is a source (a path or hub id); `config` holds generation and load fields, merged
     with YAML and environment as everywhere. Raises ConfigurationError.
     """
+    from .config.merge import resolve_model
+
     return LLMRunner(resolve_model(f"{family}@{model}" if model else family, **config))
 
 
@@ -187,12 +189,12 @@ class LLMRunner(bentoml.legacy.Runner):
         """What the runner says of itself: `ready`, `model`, `limits`, `queue`, counters."""
         return (await self._gather(InfoRequest(), _ANYONE, None)).facts
 
-    def destroy(self) -> None:
-        """Called by BentoML at shutdown. Frees a model that was loaded in this process."""
-        runnable = getattr(self._runner_handle, "_runnable", None)
+    def destroy(self) -> Awaitable[None]:
+        """Called by BentoML at shutdown, which awaits it. Frees what this process holds: a
+        loaded model, or connections to one."""
+        handle = self._runner_handle
         super().destroy()
-        if runnable is not None:
-            runnable.close()
+        return asyncio.ensure_future(_close(handle))
 
     def _open(
         self, request: Request, caller: str, deadline_s: float | None
@@ -257,8 +259,15 @@ class LinkHandle(RemoteRunnerClient):
         assert isinstance(runner, LLMRunner)
         try:
             return bool((await asyncio.wait_for(runner.info(), timeout)).get("ready"))
-        except Exception:  # noqa: BLE001 - a probe has two answers only
+        except Exception:
             return False
+
+
+async def _close(handle: RunnerHandle) -> None:
+    if isinstance(handle, LinkHandle):
+        await handle.link.close()
+    elif isinstance(handle, LocalRunnerRef):
+        await handle._runnable.hosting.close()
 
 
 async def _local_frames(lines: AsyncGenerator[str, None]) -> AsyncGenerator[Frame, None]:

@@ -13,7 +13,9 @@ import sys
 from collections import deque
 from collections.abc import Iterator
 
-_LEVEL = re.compile(rb"(warning|error|critical)[:|] ", re.IGNORECASE)
+_LEVEL = re.compile(rb"(WARNING|ERROR|CRITICAL)[:|] ")
+LAST_WORDS = "error: "
+"""Begins the one line of a worker that leaves because it cannot do its work."""
 MAX_LINE_BYTES = 8192
 TAIL_LINES = 12
 

@@ -13,15 +13,14 @@ import signal
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 from .errors import StartError
 from .supervisor_backoff import Backoff
-from .supervisor_logs import say
+from .supervisor_logs import LAST_WORDS, say
 from .supervisor_process import Command, Nursery, Process
 
 ASK_EVERY_S = 5.0
-HUNG_AFTER_S = 25.0
+HUNG_AFTER_S = 20.0
 """A ready worker that gives no sign for so long is replaced."""
 LOADING_PAUSE_S = 0.1
 BOOT_S = 5.0
@@ -114,15 +113,17 @@ class Seat:
     async def _is_ready(self, process: Process) -> bool:
         try:
             return await self._probe(process)
-        except Exception:  # noqa: BLE001 - whatever it is: not yet
+        except Exception:
             return False
 
     def _note_down(self, left_s: float, reason: str) -> None:
         if self._down_note is not None:
             note = {"until": time.time() + left_s, "reason": reason}
             fresh = self._down_note.with_suffix(".new")
-            fresh.write_text(json.dumps(note))
-            fresh.replace(self._down_note)
+            # Without the note requests wait a little longer for their error, no more.
+            with contextlib.suppress(OSError):
+                fresh.write_text(json.dumps(note))
+                fresh.replace(self._down_note)
 
     def _show(self, line: str) -> None:
         say(f"{self.label}: {line}")
@@ -137,5 +138,10 @@ def how_it_ended(code: int) -> str:
 
 
 def _why(label: str, process: Process, code: int) -> str:
-    lines: list[Any] = [f"{label}: its process ended {how_it_ended(code)}"]
-    return "\n".join([*lines, *(f"{label}:   {line}" for line in process.output.unseen())])
+    """Its own last words if it left any, else all that it wrote and nobody saw."""
+    lines = process.output.unseen()
+    for line in reversed(lines):
+        if line.startswith(LAST_WORDS):
+            return line.removeprefix(LAST_WORDS)
+    head = f"{label}: its process ended {how_it_ended(code)}"
+    return "\n".join([head, *(f"{label}:   {line}" for line in lines)])

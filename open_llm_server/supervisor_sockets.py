@@ -51,7 +51,7 @@ def runtime_folder() -> Iterator[Path]:
     """
     parent = Path(tempfile.gettempdir())
     if len(os.fsencode(parent)) + len(_PREFIX) + 8 > _LONGEST_FOLDER:
-        parent = Path("/tmp")  # noqa: S108 - mkdtemp makes a folder nobody else can enter
+        parent = Path("/tmp")
     _remove_dead(parent)
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
     held = os.open(folder, os.O_RDONLY)

@@ -31,6 +31,8 @@ class Turns(BaseModel):
     reply: str
     default_system: str | None = None
     """Stands where a conversation brings no system message."""
+    stop: tuple[str, ...] = ()
+    """Texts that end an answer, where these turns are a `Card.fallback`."""
 
     @field_validator("system", "user", "assistant")
     @classmethod
@@ -60,6 +62,8 @@ class Card(BaseModel):
     """Of the card's own weights; other weights under this card bring their own."""
     turns: Turns | None = None
     """`None`: the template inside the weights."""
+    fallback: Turns | None = None
+    """For weights without a template of their own, where `turns` is `None`."""
     stop: tuple[str, ...] = ()
     """Texts that end an answer in this format, whatever the caller asks for."""
     defaults: dict[str, Any] = Field(default_factory=dict)
@@ -76,7 +80,8 @@ class Card(BaseModel):
 @cache
 def cards() -> dict[str, Card]:
     """Every card by name, in alphabetical order."""
-    return {path.stem: load_card(path) for path in sorted(models_folder().glob("*.yaml"))}
+    paths = sorted(models_folder().glob("*.yaml"), key=lambda path: path.stem)
+    return {path.stem: load_card(path) for path in paths}
 
 
 def load_card(path: Path) -> Card:

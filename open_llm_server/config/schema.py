@@ -10,9 +10,10 @@ from __future__ import annotations
 import ipaddress
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from .. import core
+from .placement import parse_device
 
 # A value of one of these fields names a file or folder; relative ones are made absolute by `merge`.
 PATH: dict[str, Any] = {"path": True}
@@ -90,10 +91,8 @@ class Load(Settings):
     threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(
         default=None, description="CPU threads; none: the machine's cores shared by its models."
     )
-    device: str = Field(
-        default="auto",
-        pattern=r"^(auto|cpu|mps|gpu:\d+(\+\d+)*)$",
-        description="Where the model computes: cpu, gpu:0, gpu:0+1, mps.",
+    device: Annotated[str, AfterValidator(parse_device)] = Field(
+        default="auto", description="Where the model computes: cpu, gpu:0, gpu:0+1, mps, auto."
     )
     lora: tuple[FilePath, ...] = Field(
         default=(),

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 
 from .base import Aborted, Batch, Limits, Outcome, Row, Score
 
-WORDS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
-    "fifteen sixteen seventeen eighteen nineteen"
-).split()
+_WORDS = """
+zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen
+sixteen seventeen eighteen nineteen
+"""
+WORDS = _WORDS.split()
 END = 256
 FIRST_WORD = 257
 VOCABULARY = FIRST_WORD + len(WORDS)

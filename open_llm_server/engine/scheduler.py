@@ -13,80 +13,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
-from ..core import FinishReason
-from .base import Batch, Copy, Draw, Limits, Outcome, Row, Score
+from .base import Batch, Copy, Limits, Outcome, Row, Score
+from .job import Event, Finished, Generated, Job, Scored, common_prefix
 
 OUTPUT_WEIGHT = 2.0
 """An answer's token costs its caller as much as this many of a prompt's (the paper's choice)."""
 MIN_SHARED = 16
 """Prefixes shorter than this are evaluated again: moving them costs about as much."""
-
-
-@dataclass(eq=False, slots=True)
-class Job:
-    """One sequence to extend. The first block is the order, the second the scheduler's notes."""
-
-    caller: str
-    prompt: Sequence[int]
-    draw: Draw
-    max_tokens: int
-    deadline: float | None = None
-    """Reading of the caller's clock after which the job is dropped."""
-    score_prompt: bool = False
-    """Report the log-probability of every prompt token (so no prefix of it is reused)."""
-
-    state: Literal["new", "waiting", "running", "done"] = "new"
-    slot: int = -1
-    output: list[int] = field(default_factory=list)
-    cached: int = 0
-    """Prompt tokens that were found evaluated."""
-    leader: Job | None = None
-    """The job whose prompt, being evaluated now, begins as this one does."""
-    shared: int = 0
-    """How many tokens this job waits to copy from its leader."""
-
-    def tail(self, start: int, count: int) -> list[int]:
-        """At most `count` tokens of prompt and output from position `start` on."""
-        edge = len(self.prompt)
-        if start >= edge:
-            return self.output[start - edge : start - edge + count]
-        head = list(self.prompt[start : start + count])
-        return head + self.output[: max(0, count - len(head))]
-
-    def __len__(self) -> int:
-        return len(self.prompt) + len(self.output)
-
-
-@dataclass(frozen=True, slots=True)
-class Generated:
-    """`job` has one more token."""
-
-    job: Job
-    token: int
-    score: Score | None
-    end: bool
-    """The token ends the answer and is no part of its text."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """Log-probabilities of the next prompt tokens of `job`, in order, from its second on."""
-
-    job: Job
-    scores: Sequence[Score]
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """`job` is complete; nothing more comes."""
-
-    job: Job
-    reason: FinishReason
-
-
-Event = Generated | Scored | Finished
 
 
 @dataclass(eq=False, slots=True)
@@ -201,9 +135,9 @@ class Scheduler:
         self._clock += 1
         trims, self._trims = self._trims, []
         copies: list[Copy] = []
-        for job in self._running:
-            if job.leader:
-                self._follow(job, trims, copies)
+        for follower in self._running:
+            if follower.leader:
+                self._follow(follower, trims, copies)
         while len(self._running) < self._running_limit:
             # Trims go before copies, so what is copied from must not be given away as well.
             sources = {copy.source for copy in copies}
@@ -275,9 +209,7 @@ class Scheduler:
             slot = best  # a conversation that goes on: it stays where it is
         else:
             # The contents that are missed least: none at all, then the longest unused.
-            slot = min(
-                idle, key=lambda slot: (slot is best, bool(slot.tokens), slot.last_used)
-            )
+            slot = min(idle, key=lambda slot: (slot is best, bool(slot.tokens), slot.last_used))
         if slot is best:
             if len(slot.tokens) > length:
                 trims.append((slot.number, length))
@@ -396,21 +328,3 @@ class Scheduler:
             targets=targets,
             top=job.draw.logprobs or 0,
         )
-
-
-def common_prefix(left: Sequence[int], right: Sequence[int], limit: int) -> int:
-    """How many tokens both begin with, at most `limit`.
-
-    Compares slices, which costs a tenth of a loop over the tokens.
-    """
-    high = min(len(left), len(right), max(0, limit))
-    low = 0
-    if not high or left[0] != right[0]:
-        return 0
-    while low < high:
-        middle = (low + high + 1) // 2
-        if list(left[low:middle]) == list(right[low:middle]):
-            low = middle
-        else:
-            high = middle - 1
-    return low

@@ -5,8 +5,8 @@ standard library and jinja2, and must know nothing of this package: templates co
 so whatever happens in here is presumed hostile.
 
 Lines of JSON in, one line out for each. First {"template", "variables"}, answered by
-{"texts": []}; then {"conversations": [[message, ...], ...]}, answered by {"texts": [...]}. Instead of
-texts, {"refused": words} when the template itself refuses, {"broken": words} when it fails.
+{"texts": []}; then {"conversations": [[message, ...], ...]}, answered by {"texts": [text, ...]}.
+Instead of texts, {"refused": words} when the template refuses, {"broken": words} when it fails.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import resource
 import sys
-import time
 from datetime import datetime
 from typing import Any
 
@@ -22,9 +21,8 @@ if __name__ == "__main__":
     # Started with -I -S, without any site packages: the parent tells where jinja2 lies.
     sys.path.extend(sys.argv[1:])
 
-# jinja2.debug is imported by jinja2 itself on the first error, when no file can be opened.
 import jinja2
-import jinja2.debug
+import jinja2.exceptions
 import jinja2.ext
 import jinja2.nodes
 import jinja2.parser
@@ -42,6 +40,15 @@ CPU_S = 4
 whose parent died during an endless render."""
 WORDS_CHARS = 500
 """Length of an error's words."""
+WARM_UP = """
+{% macro turn(message) %}{% generation %}
+{{ '\\u00e9\\n' ~ message | tojson(indent=2) }}{% endgeneration %}
+{% endmacro %}{% set last = namespace(index=0) %}{% for message in messages %}
+{% set last.index = loop.index %}{{ turn(message) | trim | pprint }}{% continue %}{% endfor %}
+{{ strftime_now('%d %b %Y') }}{{ '%5.1f' % 1.5 }}{{ '{:>3}'.format('é') }}
+{{ messages[0].none.at_all }}
+"""
+"""Uses what makes Python or jinja2 import more modules, ends in an error for the same reason."""
 
 
 class Refused(Exception):
@@ -66,6 +73,15 @@ class Namespace(jinja2.utils.Namespace):
         super().__setitem__(name, value)
 
 
+class Dict:
+    """The function `dict`. Not the type, whose attributes lead further."""
+
+    fromkeys = staticmethod(dict.fromkeys)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+        return dict(*args, **kwargs)
+
+
 class Generation(jinja2.ext.Extension):
     """`{% generation %}` marks answers for training; here its body counts, not the mark."""
 
@@ -83,8 +99,7 @@ def environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
     )
     del sandbox.globals["lipsum"]
-    # Functions, not types: a type has attributes that lead further.
-    sandbox.globals["dict"] = lambda *args, **kwargs: dict(*args, **kwargs)
+    sandbox.globals["dict"] = Dict()
     sandbox.globals["namespace"] = Namespace
     sandbox.globals["raise_exception"] = _raise_exception
     sandbox.globals["strftime_now"] = lambda format: datetime.now().strftime(format)
@@ -135,6 +150,13 @@ class Renderer:
             answer = {"broken": f"{type(error).__name__}: {error}"[:WORDS_CHARS]}
         return json.dumps(answer).encode()
 
+    def warm_up(self) -> None:
+        """Imports what the first template and the first error would, while files can be read."""
+        for template in (WARM_UP, "{% nonsense %}"):
+            self.answer(json.dumps({"template": template, "variables": {}}).encode())
+            self.answer(json.dumps({"conversations": [[{"role": "é"}]]}).encode())
+        self._template = None
+
     def _texts(self, line: bytes) -> list[str]:
         request = json.loads(line)
         if "template" in request:
@@ -157,7 +179,6 @@ class Limits:
         if sys.platform == "linux":
             with open("/proc/self/statm", "rb") as file:  # noqa: PTH123 (pathlib is not loaded)
                 self._base_bytes = int(file.read().split()[0]) * resource.getpagesize()
-        time.tzset()
         # From here on nothing can be opened: no file, no socket.
         for limit, value in (
             (resource.RLIMIT_NOFILE, 3),
@@ -183,7 +204,7 @@ def _limit(kind: int, value: int) -> None:
 
 def _check_name(name: Any) -> None:
     if isinstance(name, str) and name.startswith("_"):
-        raise jinja2.sandbox.SecurityError(f"a namespace cannot hold {name!r}")
+        raise jinja2.exceptions.SecurityError(f"a namespace cannot hold {name!r}")
 
 
 def _raise_exception(message: object) -> None:
@@ -209,8 +230,9 @@ def _tojson(
 
 def main() -> None:
     """Serves until the parent closes the pipe."""
-    limits = Limits()
     renderer = Renderer()
+    renderer.warm_up()
+    limits = Limits()
     lines, answers = sys.stdin.buffer, sys.stdout.buffer
     answers.write(b"{}\n")  # Imports are done: from now on the parent's clock runs.
     answers.flush()

@@ -54,6 +54,7 @@ class TemplateProcess:
         self._load = _encode({"template": template, "variables": dict(variables)})
         self._render_limit_s = render_limit_s
         self._child: _Child | None = None
+        self._closed = False
         # The thread that started a child must outlive it, and it does: the pool keeps its thread.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="template")
 
@@ -73,7 +74,10 @@ class TemplateProcess:
         return await loop.run_in_executor(self._thread, self._render, line, len(conversations))
 
     async def close(self) -> None:
-        """Ends the child. Nothing can be rendered afterwards."""
+        """Ends the child, in the middle of a render if need be. Nothing can be rendered after."""
+        self._closed = True
+        if child := self._child:
+            child.kill()
         try:
             await asyncio.get_running_loop().run_in_executor(self._thread, self._end)
         finally:
@@ -93,19 +97,23 @@ class TemplateProcess:
 
     def _texts(self, line: bytes, count: int) -> list[str]:
         try:
-            if self._child is None:
-                self._child = _Child()
-                self._child.wait_ready()
-                _parse(self._child.ask(self._load, self._render_limit_s), 0)
-            return _parse(self._child.ask(line, self._render_limit_s), count)
+            return _parse(self._loaded_child().ask(line, self._render_limit_s), count)
         except _TooSlow:
             self._end()
-            raise TemplateBroken(
-                f"it was not done after {self._render_limit_s:g} seconds"
-            ) from None
-        except _NotReady:
-            self._end()
-            raise OSError("the process that renders chat templates did not start") from None
+            raise TemplateBroken(f"it was not done after {self._render_limit_s:g} s") from None
+
+    def _loaded_child(self) -> _Child:
+        if self._closed:
+            raise TemplateBroken("the model is being closed")
+        if self._child is None:
+            self._child = child = _Child()
+            try:
+                child.wait_ready()
+                _parse(child.ask(self._load, self._render_limit_s), 0)
+            except (TemplateBroken, OSError):
+                self._end()
+                raise
+        return self._child
 
     def _end(self) -> None:
         child, self._child = self._child, None
@@ -119,10 +127,6 @@ class _Ended(Exception):
 
 class _TooSlow(Exception):
     """The child did not answer in time."""
-
-
-class _NotReady(Exception):
-    """The child did not get through its imports."""
 
 
 class _Child:
@@ -154,12 +158,15 @@ class _Child:
         try:
             self._receive(time.monotonic() + START_LIMIT_S, ANSWER_BYTES)
         except (_Ended, _TooSlow):
-            raise _NotReady from None
+            raise OSError("the process that renders chat templates does not start") from None
 
     def ask(self, line: bytes, limit_s: float) -> bytes:
         deadline = time.monotonic() + limit_s
         self._send(line, deadline)
         return self._receive(deadline, ANSWER_BYTES + ANSWER_PER_INPUT_BYTE * len(line))
+
+    def kill(self) -> None:
+        self._process.kill()
 
     def end(self) -> None:
         self._process.kill()
@@ -222,9 +229,8 @@ def _parse(line: bytes, count: int) -> list[str]:
         if isinstance(words := answer.get("broken"), str):
             raise TemplateBroken(words)
         texts = answer.get("texts")
-        if isinstance(texts, list) and len(texts) == count:
-            if all(isinstance(text, str) for text in texts):
-                return texts
+        if isinstance(texts, list) and [type(text) for text in texts] == [str] * count:
+            return texts
     raise _Ended("its process does not answer as it should")
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ..core import FinishReason
 from ..errors import OpenLLMError
 from ..frames import TokenScore
-from .scheduler import Job
+from .job import Job
 
 if TYPE_CHECKING:
     from .text import TextAssembler

@@ -6,20 +6,21 @@ Each step wakes an event loop once, with all that the step brought for it.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from ..errors import DeadlineExceeded, EngineError, OpenLLMError, QueueFull
+from ..errors import DeadlineExceeded, EngineError, OpenLLMError
 from ..frames import TokenScore
+from .admission import Admission
 from .base import Aborted, Batch, Engine, Row, RowError, Score
-from .meter import FIRST_GUESS_S, DrainMeter
-from .scheduler import Event, Finished, Generated, Job, Scheduler, Scored
-from .ticket import Piece, PromptScores, Task, Ticket, Update, Vectors, Waiting
+from .job import Event, Finished, Generated, Job, Scored
+from .post import Post
+from .scheduler import Scheduler
+from .ticket import Piece, PromptScores, Task, Ticket, Vectors, Waiting
 
 log = logging.getLogger(__name__)
 
@@ -38,14 +39,6 @@ class Counters:
     steps: int = 0
     finished: int = 0
     cancelled: int = 0
-    refused: int = 0
-
-
-@dataclass(slots=True)
-class _Mail:
-    updates: list[Update] = field(default_factory=list)
-    over: bool = False
-    error: OpenLLMError | None = None
 
 
 class Worker:
@@ -70,10 +63,9 @@ class Worker:
         self._scheduler = Scheduler(engine.limits, running=running, prefill_tokens=prefill_tokens)
         self._running = running or engine.limits.slots
         self._pinned = 0
-        self._capacity = self._running + queue_size
+        self.admission = Admission(self._running + queue_size, clock)
         self._clock = clock
         self._on_crash = on_crash
-        self.meter = DrainMeter()
         self.counters = Counters()
         self.crash: BaseException | None = None
         self.last_step_at = clock()
@@ -82,13 +74,12 @@ class Worker:
         self._woken = threading.Condition(self._lock)
         self._new: list[Ticket] = []
         self._leaving: list[Ticket] = []
-        self._live = 0
         self._stopping = False
         self._current: set[Job] = set()
 
         self._tickets: dict[Job, tuple[Ticket, Task]] = {}
         self._embeds: deque[Ticket] = deque()
-        self._mail: dict[Ticket, _Mail] = {}
+        self._post = Post()
         self._reported_at = 0.0
         self._thread: threading.Thread | None = None
 
@@ -109,17 +100,10 @@ class Worker:
 
     def submit(self, ticket: Ticket) -> None:
         """Queues `ticket`, or raises QueueFull; its updates arrive on its own loop."""
-        now = self._clock()
         with self._woken:
             if self.crash:
                 raise EngineError("the model's engine has failed and is being replaced; try again")
-            excess = self._live + ticket.size - self._capacity
-            if excess > 0:
-                self.counters.refused += 1
-                raise self._queue_full(excess, ticket.size, now)
-            ticket.submitted_at = now
-            self._live += ticket.size
-            self.meter.busy(now)
+            ticket.submitted_at = self.admission.enter(ticket.size)
             self._new.append(ticket)
             self._woken.notify()
 
@@ -133,27 +117,17 @@ class Worker:
             self._woken.notify()
 
     @property
-    def live(self) -> int:
-        """Sequences that are waiting or running."""
-        return self._live
-
-    @property
     def num_running(self) -> int:
         return self._scheduler.num_running
 
     @property
     def num_waiting(self) -> int:
-        return max(0, self._live - self._scheduler.num_running)
+        return max(0, self.admission.live - self._scheduler.num_running)
 
     @property
     def running(self) -> int:
         """Sequences that are worked on at once."""
         return self._running
-
-    @property
-    def capacity(self) -> int:
-        """Sequences that may be here at once, running and waiting."""
-        return self._capacity
 
     # -- the worker's thread --------------------------------------------------------------
 
@@ -184,7 +158,7 @@ class Worker:
         if batch.rows or batch.trims or batch.copies:
             self._step(batch)
         embedded = self._embed()
-        self._deliver()
+        self._post.deliver()
         return bool(batch.rows) or embedded
 
     def _run(self) -> None:
@@ -252,7 +226,7 @@ class Worker:
         match event:
             case Scored():
                 scores = tuple(map(self._token_score, event.scores))
-                self._mail_to(ticket).updates.append(PromptScores(task.index, scores))
+                self._post.put(ticket, PromptScores(task.index, scores))
             case Generated():
                 self._generated(ticket, task, event)
             case Finished():
@@ -274,13 +248,11 @@ class Worker:
     def _finished(self, ticket: Ticket, task: Task, event: Finished) -> None:
         self._close(ticket, task, task.text.flush(), event.reason)
 
-    def _send(
-        self, ticket: Ticket, task: Task, text: str, reason: str | None = None
-    ) -> None:
+    def _send(self, ticket: Ticket, task: Task, text: str, reason: str | None = None) -> None:
         scores = tuple(item for item in task.text.take_items() if item is not None)
         piece = Piece(task.index, text, task.unsent, scores, reason)  # type: ignore[arg-type]
         task.unsent = 0
-        self._mail_to(ticket).updates.append(piece)
+        self._post.put(ticket, piece)
 
     def _close(self, ticket: Ticket, task: Task, text: str, reason: str) -> None:
         """The last words of one sequence."""
@@ -289,9 +261,8 @@ class Worker:
         self.counters.cached_tokens += task.job.cached
         self.counters.finished += 1
         del self._tickets[task.job]
-        self.meter.left(self._clock())
         ticket.left -= 1
-        self._free(1)
+        self.admission.leave(1, done=True)
         if ticket.left == 0:
             self._over(ticket)
 
@@ -319,10 +290,9 @@ class Worker:
         if ticket.left:
             self._embeds.append(ticket)  # others get their turn first
             return True
-        self._mail_to(ticket).updates.append(Vectors(tuple(ticket.vectors)))
+        self._post.put(ticket, Vectors(tuple(ticket.vectors)))
         self.counters.finished += 1
-        self.meter.left(self._clock())
-        self._free(ticket.size)
+        self.admission.leave(ticket.size, done=True)
         self._over(ticket)
         return True
 
@@ -330,13 +300,12 @@ class Worker:
 
     def _over(self, ticket: Ticket) -> None:
         ticket.finished_at = self._clock()
-        self._mail_to(ticket).over = True
+        self._post.close(ticket)
 
     def _fail(self, ticket: Ticket, error: OpenLLMError) -> None:
         if ticket.left:
             self._drop(ticket)
-            mail = self._mail_to(ticket)
-            mail.error, mail.over = error, True
+            self._post.close(ticket, error)
 
     def _fail_slot(self, bad: RowError) -> None:
         for job, (ticket, _) in list(self._tickets.items()):
@@ -347,19 +316,13 @@ class Worker:
         """Takes a ticket that is not over out of everything."""
         if ticket.inputs:
             self._embeds.remove(ticket)
-            self._free(ticket.size)
+            self.admission.leave(ticket.size, done=False)
         for task in ticket.tasks:
             if self._tickets.pop(task.job, None):
                 self._scheduler.finish(task.job)
-                self._free(1)
+                self.admission.leave(1, done=False)
         ticket.left = 0
         ticket.finished_at = self._clock()
-
-    def _free(self, places: int) -> None:
-        with self._lock:
-            self._live -= places
-            if self._live == 0:
-                self.meter.idle(self._clock())
 
     def _die(self, broken: BaseException) -> None:
         """The engine is broken: everybody hears it at once, nobody is left waiting."""
@@ -369,17 +332,16 @@ class Worker:
             waiting, self._new = self._new, []
         tickets = {ticket for ticket, _ in self._tickets.values()} | set(self._embeds)
         for ticket in tickets | set(waiting):
-            mail = self._mail_to(ticket)
-            mail.over = True
-            mail.error = EngineError(
+            failure = EngineError(
                 "the model's engine failed while it worked on this request; it is being "
                 "replaced, try again"
             )
-        self._deliver()
+            self._post.close(ticket, failure)
+        self._post.deliver()
         if self._on_crash:
             self._on_crash(broken)
 
-    # -- mail -----------------------------------------------------------------------------
+    # -- words ----------------------------------------------------------------------------
 
     def _report(self, now: float) -> None:
         """Tells waiting tickets their place: at once when new, then every half second."""
@@ -392,24 +354,8 @@ class Worker:
             elif ticket.started_at is None and (due or ticket.waiting is None):
                 place = self._scheduler.position(job)
                 if ticket.waiting is None or ticket.waiting.position != place:
-                    ticket.waiting = Waiting(place, self.meter.seconds_for(place, now))
-                    self._mail_to(ticket).updates.append(ticket.waiting)
-
-    def _mail_to(self, ticket: Ticket) -> _Mail:
-        return self._mail.setdefault(ticket, _Mail())
-
-    def _deliver(self) -> None:
-        if not self._mail:
-            return
-        mail, self._mail = self._mail, {}
-        loops: dict[asyncio.AbstractEventLoop, list[tuple[Ticket, _Mail]]] = {}
-        for ticket, letter in mail.items():
-            loops.setdefault(ticket.loop, []).append((ticket, letter))
-        for loop, letters in loops.items():
-            try:
-                loop.call_soon_threadsafe(_hand_out, letters)
-            except RuntimeError:  # the loop is closed: nobody reads any more
-                log.debug("a request's event loop was closed before its answer was complete")
+                    ticket.waiting = Waiting(place, self.admission.seconds_for(place))
+                    self._post.put(ticket, ticket.waiting)
 
     def _token_score(self, score: Score) -> TokenScore:
         return TokenScore(
@@ -421,21 +367,3 @@ class Worker:
                 for token, logprob in score.top
             ),
         )
-
-    def _queue_full(self, excess: int, size: int, now: float) -> OpenLLMError:
-        if size > self._capacity:
-            return QueueFull(
-                f"the request asks for {size} sequences at once and this model takes "
-                f"{self._capacity}; ask for fewer (n, prompts) or start with a larger --queue-size"
-            )
-        wait = max(self.meter.seconds_for(excess, now) or FIRST_GUESS_S, FIRST_GUESS_S)
-        return QueueFull(
-            f"the model's queue is full ({self._live} of {self._capacity} places taken); "
-            f"try again in {wait:.0f} s, or start with a larger --queue-size",
-            retry_after=wait,
-        )
-
-
-def _hand_out(letters: list[tuple[Ticket, _Mail]]) -> None:
-    for ticket, letter in letters:
-        ticket.deliver(letter.updates, letter.over, letter.error)

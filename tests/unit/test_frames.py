@@ -35,7 +35,7 @@ from open_llm_server.frames import (
     encode_call,
 )
 
-TEXT = st.text(st.characters(exclude_categories=("Cs",)))
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 LOGPROB = st.floats(-100, 0)
 LEAF = st.builds(TokenScore, st.integers(0, 2**31), st.binary(max_size=8), st.none() | LOGPROB)
 SCORE = st.builds(

@@ -9,14 +9,8 @@ from hypothesis import strategies as st
 
 from open_llm_server.engine.base import Batch, Draw
 from open_llm_server.engine.fake import FakeEngine
-from open_llm_server.engine.scheduler import (
-    Finished,
-    Generated,
-    Job,
-    Scheduler,
-    Scored,
-    common_prefix,
-)
+from open_llm_server.engine.job import Finished, Generated, Job, Scored, common_prefix
+from open_llm_server.engine.scheduler import Scheduler
 
 CONTEXT = 96
 BATCH = 24
@@ -115,9 +109,9 @@ def test_everybody_gets_the_words_they_would_get_alone(
 ) -> None:
     bench = Bench(slots=slots)
     jobs: list[tuple[Job, str, int, int | None]] = []
-    waiting = sorted(arrivals, key=lambda arrival: arrival[0])
+    waiting = sorted(arrivals, key=lambda one: one[0])
     clock = 0
-    while waiting or list(bench.scheduler.jobs()):
+    while waiting or bench.scheduler.num_running or bench.scheduler.num_waiting:
         while waiting and waiting[0][0] <= clock:
             _, caller, prompt, max_tokens, leave = waiting.pop(0)
             job = make_job(prompt, caller=caller, max_tokens=max_tokens)

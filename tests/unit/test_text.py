@@ -63,7 +63,9 @@ def test_any_split_gives_what_the_whole_gives(pieces: list[bytes], stops: list[s
     assert assemble(pieces, stops) == oracle(b"".join(pieces), stops)
 
 
-@given(split_bytes(), st.lists(st.text(min_size=1, max_size=4), min_size=16, max_size=16), st.data())
+@given(
+    split_bytes(), st.lists(st.text(min_size=1, max_size=4), min_size=16, max_size=16), st.data()
+)
 def test_sixteen_stops_taken_from_the_text_itself(
     pieces: list[bytes], stops: list[str], data: st.DataObject
 ) -> None:

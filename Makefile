@@ -1,0 +1,68 @@
+# The whole workflow: setup, serve, test, check, bench. Everything lives in .venv.
+
+PYTHON ?= python3
+VENV   ?= .venv
+# The CPU build, where the package index has one. Only tests and benchmarks need torch.
+TORCH  ?= torch==2.13.0
+PORT   ?= 5000
+MODELS ?= tiny
+
+BIN     := $(VENV)/bin
+RUNTIME := $(VENV)/.runtime
+TESTING := $(VENV)/.testing
+PIP     := $(BIN)/python -m pip --disable-pip-version-check
+SOURCES := open_llm_server tests scripts benchmarks examples models
+
+.PHONY: help setup serve test check lint format bench soak clean
+.DEFAULT_GOAL := help
+
+help: ## what there is
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1	/' | expand -t 10
+
+setup: $(RUNTIME) ## make .venv with the server, and build llama.cpp for this machine's CPU
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "error: Python 3.10 to 3.13 is needed; name one with: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@echo "making $(VENV) with $(PYTHON)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install --quiet --upgrade 'pip>=25.1'
+
+$(RUNTIME): pyproject.toml scripts/setup_llama_cpp.py | $(VENV)/bin/python
+	@echo "installing the server and what it needs"
+	@$(PIP) install --quiet --editable .
+	@$(BIN)/python scripts/setup_llama_cpp.py
+	@touch $@
+
+$(TESTING): $(RUNTIME)
+	@echo "installing what the tests need"
+	@$(PIP) install --quiet '$(TORCH)'
+	@$(PIP) install --quiet --group test --group lint
+	@touch $@
+
+serve: $(RUNTIME) ## set up, then serve: make serve MODELS=tiny PORT=5000
+	@exec $(BIN)/open-llm-server start $(MODELS) --port $(PORT)
+
+test: lint ## set up, then every check and every test
+	@$(BIN)/python -m pytest
+
+check: lint ## set up, then format, lint, types, architecture and unit tests: under a minute
+	@$(BIN)/python -m pytest -q tests/unit tests/test_architecture.py
+
+lint: $(TESTING)
+	@$(BIN)/ruff format --check $(SOURCES)
+	@$(BIN)/ruff check $(SOURCES)
+	@$(BIN)/mypy
+
+format: $(TESTING) ## put every file into shape
+	@$(BIN)/ruff format $(SOURCES)
+	@$(BIN)/ruff check --fix $(SOURCES)
+
+bench: $(TESTING) ## measure against the bare engine and against peers, as ratios
+	@$(BIN)/python -m benchmarks
+
+soak: $(TESTING) ## mixed load on the real server for SECONDS=600, watching memory and slots
+	@$(BIN)/python -m benchmarks.soak --seconds $(or $(SECONDS),600)
+
+clean: ## remove what these commands made
+	rm -rf $(VENV) .bench dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,75 @@
+"""Who computes where: checks placements against the machine, shares out its cores.
+
+Owns the environment that a runner process is started with. Loads no engine and no library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..errors import ConfigurationError
+from .machine import Machine
+from .placement import gpu_indices
+from .resolved import ModelPlan
+
+# A model on a GPU keeps one core busy with launching kernels; a second one samples and tokenises.
+_THREADS_BESIDE_GPU = 2
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "RAYON_NUM_THREADS",
+)
+
+
+def worker_env(plan: ModelPlan) -> dict[str, str]:
+    """What a model's process needs in its environment before anything heavy is imported."""
+    environment = dict.fromkeys(_THREAD_VARIABLES, str(plan.threads))
+    if plan.gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(plan.gpus)
+        # Numbers as nvidia-smi shows them; CUDA's own order is by speed.
+        environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    elif plan.device == "cpu":
+        environment["CUDA_VISIBLE_DEVICES"] = "-1"
+        environment["HIP_VISIBLE_DEVICES"] = "-1"
+    return environment
+
+
+def gpu_ids(device: str, machine: Machine, *, origin: str) -> tuple[str, ...]:
+    """What CUDA calls the GPUs of `device`. Refuses devices that the machine does not have."""
+    if device == "mps" and not machine.mps:
+        raise ConfigurationError(
+            f"{origin}: this machine has no device mps; it has {machine}", param="device"
+        )
+    for index in gpu_indices(device):
+        if index >= len(machine.gpus):
+            raise ConfigurationError(
+                f"{origin}: this machine has no device gpu:{index}; it has {machine}",
+                param="device",
+            )
+    return tuple(machine.gpus[index] for index in gpu_indices(device))
+
+
+def share_cores(
+    models: Sequence[tuple[str, int | None]], cores: int, *, idle: frozenset[int] = frozenset()
+) -> list[int]:
+    """Threads of each (device, threads asked for); `idle` are the models that hardly compute.
+
+    Models on the CPU share its cores evenly unless told otherwise; none gets less than one.
+    """
+    on_cpu = [
+        index
+        for index, (device, asked) in enumerate(models)
+        if asked is None and index not in idle and not gpu_indices(device)
+    ]
+    share = max(1, cores // max(1, len(on_cpu)))
+    threads: list[int] = []
+    for index, (_, asked) in enumerate(models):
+        if asked is not None:
+            threads.append(asked)
+        elif index in on_cpu:
+            threads.append(share)
+        else:
+            threads.append(1 if index in idle else min(_THREADS_BESIDE_GPU, cores))
+    return threads

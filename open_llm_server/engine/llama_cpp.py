@@ -1,0 +1,354 @@
+"""Engine on llama.cpp through the low-level API of llama-cpp-python.
+
+Fills the batch by hand and reads the return codes itself (the binding's own helpers do neither
+reliably, see docs/adr/0007). Only this file and its `llama_*` neighbours know llama.cpp.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import ConfigurationError
+from . import gguf
+from .base import Aborted, Batch, Copy, Limits, Outcome, Row, RowError, Score
+from .llama_embedding import Embedder
+from .llama_native import CELL_PADDING, AbortFlag, Model, brief, native
+from .llama_sampling import Logits, Sampler, score
+from .llama_vocab import Vocabulary
+
+BATCH_TOKENS = 512
+"""Tokens of a step. More makes a prompt no faster on a CPU, and a step others wait in longer."""
+_NO_ROOM, _ABORTED = 1, 2  # what llama_decode returns beside 0 and errors
+
+_get_logits = brief("llama_get_logits")
+_sequence_remove = brief("llama_memory_seq_rm")
+_sequence_copy = brief("llama_memory_seq_cp")
+
+
+@dataclass(frozen=True)
+class _Output:
+    """A row's share of the outputs: first place in the batch, first and end line of logits."""
+
+    at: int
+    first: int
+    end: int
+
+
+class _Staging:
+    """The arrays behind a `llama_batch`, filled again for each step."""
+
+    def __init__(self, tokens: int, sequences: int) -> None:
+        self._tokens = np.zeros(tokens, np.int32)
+        self._positions = np.zeros(tokens, np.int32)
+        self._counts = np.ones(tokens, np.int32)
+        self._wanted = np.zeros(tokens, np.int8)
+        self._sequences = np.arange(sequences, dtype=np.int32)
+        self._pointers = np.zeros(tokens, np.uintp)
+        self._first = self._sequences.ctypes.data
+        self.batch = native.llama_batch()
+        for name, array in (
+            ("token", self._tokens),
+            ("pos", self._positions),
+            ("n_seq_id", self._counts),
+            ("seq_id", self._pointers),
+            ("logits", self._wanted),
+        ):
+            kind = dict(native.llama_batch._fields_)[name]
+            setattr(self.batch, name, ctypes.cast(array.ctypes.data, kind))
+
+    def fill(self, rows: Sequence[Row]) -> list[_Output]:
+        """Writes `rows`; the outputs are in their order."""
+        at = line = 0
+        outputs = []
+        for row in rows:
+            count = len(row.tokens)
+            pointer = self._first + 4 * row.slot
+            scored = len(row.targets)
+            if count == 1:
+                self._tokens[at] = row.tokens[0]
+                self._positions[at] = row.start
+                self._pointers[at] = pointer
+                wanted = row.draw is not None or scored > 0
+                self._wanted[at] = wanted
+                lines = int(wanted)
+            else:
+                end = at + count
+                self._tokens[at:end] = row.tokens
+                self._positions[at:end] = np.arange(row.start, row.start + count)
+                self._pointers[at:end] = pointer
+                self._wanted[at:end] = 0
+                self._wanted[at : at + scored] = 1
+                lines = scored
+                if row.draw is not None and scored < count:
+                    self._wanted[end - 1] = 1
+                    lines += 1
+            outputs.append(_Output(at, line, line + lines))
+            at += count
+            line += lines
+        self.batch.n_tokens = at
+        return outputs
+
+
+class LlamaCppEngine:
+    """One GGUF model, many sequences at once. See `Engine` for who may call what."""
+
+    @classmethod
+    def load(
+        cls,
+        path: Path,
+        *,
+        context_length: int | None,
+        slots: int,
+        threads: int,
+        gpu_layers: int = 0,
+        lora: Sequence[str | Path] = (),
+        pinned_slots: int = 0,
+        batch_tokens: int = BATCH_TOKENS,
+        unified: bool = True,
+    ) -> LlamaCppEngine:
+        """Loads `path` with `slots` sequences of `context_length` tokens, and `pinned_slots` more.
+
+        `context_length` None: the model's own, or what fits into half of the free memory.
+        `gpu_layers` -1: all layers on the GPU. Raises WeightsError or ConfigurationError.
+        """
+        sequences = slots + pinned_slots
+        most = native.llama_max_parallel_sequences()
+        if sequences > most:
+            raise ConfigurationError(
+                f"llama.cpp holds {most} sequences at most, and {sequences} slots are wanted "
+                f"(--slots, and {pinned_slots} for the pre-prompt); use at most "
+                f"{most - pinned_slots} slots"
+            )
+        gguf.read_header(path)
+        model = Model(path, gpu_layers=gpu_layers)
+        try:
+            model.adapt(lora)
+            return cls(
+                model,
+                context_length=model.fit_context(context_length, sequences),
+                sequences=sequences,
+                threads=threads,
+                batch_tokens=max(batch_tokens, sequences),
+                unified=unified,
+            )
+        except BaseException:
+            model.close()
+            raise
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        context_length: int,
+        sequences: int,
+        threads: int,
+        batch_tokens: int,
+        unified: bool,
+    ) -> None:
+        self._model = model
+        self._unified = unified
+        self._flag = AbortFlag()
+        padded = -(-context_length // CELL_PADDING) * CELL_PADDING
+        self._context = model.new_context(
+            cells=padded * sequences,
+            sequences=sequences,
+            batch_tokens=batch_tokens,
+            threads=threads,
+            unified=unified,
+            flag=self._flag,
+        )
+        self._memory = native.llama_get_memory(self._context)
+        self._vocabulary = Vocabulary(model, context_length=context_length)
+        self._embedder = Embedder(model, context_length=context_length, threads=threads)
+        self._staging = _Staging(batch_tokens, sequences)
+        self._held = [0] * sequences
+        self._samplers: list[Sampler | None] = [None] * sequences
+        self._stepping = threading.Lock()
+        self._in_step = False
+        self._limits = Limits(
+            context_length=context_length,
+            slots=sequences,
+            batch_tokens=batch_tokens,
+            vocabulary=model.shape.vocabulary,
+            end_tokens=self._vocabulary.end_tokens,
+            embedding_size=model.shape.embedding_size,
+        )
+
+    # -- facts and text, from any thread --------------------------------------------------
+
+    @property
+    def limits(self) -> Limits:
+        return self._limits
+
+    @property
+    def control_texts(self) -> frozenset[str]:
+        return self._vocabulary.control_texts
+
+    @property
+    def chat_template(self) -> str | None:
+        return self._vocabulary.chat_template
+
+    @property
+    def begin_text(self) -> str:
+        """The spelling of the begin token, for chat templates; empty if there is none."""
+        return self._vocabulary.begin_text
+
+    @property
+    def end_text(self) -> str:
+        return self._vocabulary.end_text
+
+    def tokenize(self, text: str, *, begin: bool, control: bool) -> list[int]:
+        return self._vocabulary.tokenize(text, begin=begin, control=control)
+
+    def piece(self, token: int) -> bytes:
+        return self._vocabulary.piece(token)
+
+    def abort(self) -> None:
+        with self._stepping:
+            if self._in_step:
+                self._flag.raise_()
+
+    # -- the engine's thread --------------------------------------------------------------
+
+    def step(self, batch: Batch) -> list[Outcome]:
+        for slot, length in batch.trims:
+            self._trim(slot, length)
+        for copy in batch.copies:
+            self._copy(copy)
+        rows = batch.rows
+        if not rows:
+            return []
+        self._refuse_misfits(batch)
+        outputs = self._staging.fill(rows)
+        try:
+            self._decode(rows)
+            logits = self._logits(outputs[-1].end)
+            self._refuse_broken(rows, outputs, logits)
+        except BaseException:
+            for row in rows:  # nothing of the rows counts: what was written goes away
+                self._trim(row.slot, row.start)
+            raise
+        for row in rows:
+            self._held[row.slot] = row.start + len(row.tokens)
+        return [
+            self._outcome(row, output, logits)
+            for row, output in zip(rows, outputs, strict=True)
+        ]
+
+    def forget(self, slot: int) -> None:
+        self._trim(slot, 0)
+        self._drop_sampler(slot)
+
+    def embed(self, inputs: Sequence[Sequence[int]]) -> list[list[float]]:
+        return [self._embedder.embed(tokens) for tokens in inputs]
+
+    def close(self) -> None:
+        if self._context is None:
+            return
+        for slot in range(len(self._samplers)):
+            self._drop_sampler(slot)
+        self._embedder.close()
+        native.llama_free(self._context)
+        self._context = None
+        self._model.close()
+
+    # -- parts ----------------------------------------------------------------------------
+
+    def _trim(self, slot: int, length: int) -> None:
+        _sequence_remove(self._memory, slot, length, -1)
+        self._held[slot] = min(self._held[slot], length)
+
+    def _copy(self, copy: Copy) -> None:
+        _sequence_remove(self._memory, copy.target, 0, -1)
+        if self._unified:
+            _sequence_copy(self._memory, copy.source, copy.target, 0, copy.length)
+        else:  # between streams llama.cpp copies whole sequences only
+            _sequence_copy(self._memory, copy.source, copy.target, -1, -1)
+            _sequence_remove(self._memory, copy.target, copy.length, -1)
+        self._held[copy.target] = copy.length
+
+    def _refuse_misfits(self, batch: Batch) -> None:
+        """llama.cpp would end the process on some of these."""
+        if batch.tokens > self._limits.batch_tokens:
+            raise ValueError(
+                f"a step of {batch.tokens} tokens is over the limit {self._limits.batch_tokens}"
+            )
+        for row in batch.rows:
+            if row.start != self._held[row.slot] or not row.tokens:
+                raise ValueError(
+                    f"slot {row.slot} holds {self._held[row.slot]} tokens; a row of "
+                    f"{len(row.tokens)} cannot start at {row.start}"
+                )
+
+    def _decode(self, rows: Sequence[Row]) -> None:
+        with self._stepping:
+            self._flag.lower()
+            self._in_step = True
+        try:
+            code = native.llama_decode(self._context, self._staging.batch)
+        finally:
+            with self._stepping:
+                self._in_step = False
+        if code == 0:
+            return
+        if code == _ABORTED:
+            raise Aborted
+        if code == _NO_ROOM:
+            longest = max(rows, key=lambda row: len(row.tokens))
+            raise RowError(longest.slot, "the model's memory has no room for it; try again")
+        raise RuntimeError(f"llama.cpp failed with code {code}: {self._model.last_error()}")
+
+    def _logits(self, lines: int) -> Logits:
+        """The logits of all outputs, in llama.cpp's own memory, good until the next step."""
+        width = self._limits.vocabulary
+        if not lines:
+            return np.empty((0, width), np.float32)
+        address = ctypes.cast(_get_logits(self._context), ctypes.c_void_p).value
+        assert address is not None
+        flat = (ctypes.c_float * (lines * width)).from_address(address)
+        return np.frombuffer(flat, np.float32).reshape(lines, width)
+
+    @staticmethod
+    def _refuse_broken(rows: Sequence[Row], outputs: Sequence[_Output], logits: Logits) -> None:
+        """The samplers of llama.cpp end the process when no logit is a number."""
+        for line, highest in enumerate(logits.max(axis=1)):
+            if not math.isfinite(highest):
+                slot = next(
+                    row.slot
+                    for row, output in zip(rows, outputs, strict=True)
+                    if output.first <= line < output.end
+                )
+                raise RowError(slot, "the model's output is not a number")
+
+    def _outcome(self, row: Row, output: _Output, logits: Logits) -> Outcome:
+        targets: list[Score] = [
+            score(logits[output.first + place], target, row.top)
+            for place, target in enumerate(row.targets)
+        ]
+        draw = row.draw
+        if draw is None:
+            return Outcome(row.slot, targets=targets)
+        sampler = self._samplers[row.slot]
+        if sampler is None or sampler.draw is not draw:
+            self._drop_sampler(row.slot)
+            sampler = self._samplers[row.slot] = Sampler(draw)
+        line = logits[output.end - 1]
+        # Scores are of the model as it is, so they come before penalties overwrite logits.
+        raw = line.copy() if draw.logprobs is not None else line
+        token = sampler.choose(self._context, output.at + len(row.tokens) - 1, line)
+        found = None if draw.logprobs is None else score(raw, token, draw.logprobs)
+        return Outcome(row.slot, token=token, score=found, targets=targets)
+
+    def _drop_sampler(self, slot: int) -> None:
+        sampler = self._samplers[slot]
+        if sampler is not None:
+            sampler.close()
+            self._samplers[slot] = None

@@ -1,0 +1,121 @@
+"""`svc`: the BentoML service of all models that are configured, behind our own API.
+
+The supervisor starts it in worker processes, and `bentoml serve open_llm_server.service:svc`
+works as well. Composes only: routes are `api`'s, models are `runner`'s.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
+from typing import Any
+
+import bentoml.legacy
+from bentoml._internal.configuration.containers import BentoMLContainer
+from bentoml._internal.utils import BentoMLDeprecationWarning
+from bentoml._internal.utils.analytics import usage_stats
+
+from .config.resolved import VARIABLE, ModelPlan, Resolved
+from .runner import LLMRunner
+from .supervisor_logs import configure_worker_logs
+from .supervisor_probe import ready_file
+
+MODELS_VARIABLE = "OPEN_LLM_MODELS"
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class Front:
+    """Answers every request with our API; BentoML's app behind it sees its lifespan only.
+
+    So BentoML's own pages, one of which loads a tracker, and its open /metrics are out of reach.
+    """
+
+    def __init__(self, app: App, *, make_api: Callable[[], Any], runtime_dir: Path | None) -> None:
+        self._app = app
+        self._api = make_api()
+        self._runtime_dir = runtime_dir
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            await self._api(scope, receive, send)
+            return
+        async with self._api.router.lifespan_context(self._api):
+            await self._app(scope, receive, self._tell_supervisor(send))
+
+    def _tell_supervisor(self, send: Send) -> Send:
+        async def sent(message: MutableMapping[str, Any]) -> None:
+            await send(message)
+            if message["type"] == "lifespan.startup.complete" and self._runtime_dir:
+                ready_file(self._runtime_dir, os.getpid()).touch()
+
+        return sent
+
+
+def configured() -> tuple[Resolved, Path | None]:
+    """What to serve, and the supervisor's folder if there is a supervisor."""
+    path = os.environ.get(VARIABLE)
+    if path:
+        return Resolved.load(path), Path(path).parent
+    from .config.merge import resolve
+
+    names = os.environ.get(MODELS_VARIABLE, "tiny")
+    return resolve([names]), None
+
+
+def _adapt_bentoml() -> None:
+    """BentoML's settings that both ways of serving need.
+
+    No time limit of its own: it sits outside of every middleware, would cut long answers off
+    after 60 s, and keeps a timer for each request until then. No access log, no telemetry.
+    """
+    BentoMLContainer.api_server_config.traffic.timeout.set(None)
+    BentoMLContainer.api_server_config.logging.access.enabled.set(False)
+    BentoMLContainer.runners_config.logging.access.enabled.set(False)
+    os.environ[usage_stats.BENTOML_DO_NOT_TRACK] = "True"
+    usage_stats.do_not_track.cache_clear()
+
+
+def _make_service(resolved: Resolved, runtime_dir: Path | None) -> bentoml.legacy.Service:
+    runners = [LLMRunner(plan, eager=False, runtime_dir=runtime_dir) for plan in resolved.models]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", BentoMLDeprecationWarning)
+        service = bentoml.legacy.Service("open-llm-server", runners=[*runners])
+
+    def make_api() -> Any:
+        from .api.app import create_app
+
+        served = [_served(plan, runner) for plan, runner in zip(resolved.models, runners)]
+        return create_app(served, _settings(resolved, runtime_dir))
+
+    service.add_asgi_middleware(Front, make_api=make_api, runtime_dir=runtime_dir)
+    return service
+
+
+def _served(plan: ModelPlan, runner: LLMRunner) -> Any:
+    from .api.app import ServedModel
+
+    return ServedModel(
+        name=plan.name,
+        aliases=(),
+        ports=(runner,),
+        facts={"family": plan.family, "card": plan.card, "device": plan.device},
+    )
+
+
+def _settings(resolved: Resolved, runtime_dir: Path | None) -> Any:
+    from .api.app import ApiSettings
+
+    raise NotImplementedError
+    return ApiSettings()
+
+
+_adapt_bentoml()
+_resolved, _runtime_dir = configured()
+if _runtime_dir:
+    configure_worker_logs()
+svc = _make_service(_resolved, _runtime_dir)

@@ -1,0 +1,298 @@
+"""A host with the fake engine: calls in, frames out, nothing of BentoML or HTTP between."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+import pytest
+
+from open_llm_server.config.cards import Turns
+from open_llm_server.core import (
+    ChatRequest,
+    CompletionRequest,
+    EmbedRequest,
+    InfoRequest,
+    Message,
+    Request,
+    Sampling,
+)
+from open_llm_server.engine.fake import FakeEngine
+from open_llm_server.engine.prompts import TurnsFormat
+from open_llm_server.engine.worker import Worker
+from open_llm_server.frames import (
+    Call,
+    Delta,
+    Embeddings,
+    End,
+    Failure,
+    Frame,
+    FrameDecoder,
+    Info,
+    Start,
+    encode_call,
+)
+from open_llm_server.generation import Settings
+from open_llm_server.host import Host, Identity, with_preprompt
+
+TURNS = Turns(system="[{content}]\n", user="U: {content}\n", assistant="A: {content}\n", reply="A:")
+SETTINGS = Settings(
+    temperature=0.0,
+    top_k=0,
+    top_p=1.0,
+    min_p=0.0,
+    max_tokens=6,
+    stop_sequence=(),
+    frequency_penalty=0.0,
+    presence_penalty=0.0,
+    repetition_penalty=1.0,
+    seed=None,
+    prompt=None,
+)
+
+
+@asynccontextmanager
+async def hosting(
+    engine: FakeEngine | None = None, settings: Settings = SETTINGS, stop: tuple[str, ...] = ()
+) -> AsyncIterator[Host]:
+    engine = engine or FakeEngine(context_length=256, slots=4)
+    worker = Worker(engine, queue_size=8)
+    worker.start()
+    host = Host(
+        engine=engine,
+        worker=worker,
+        prompts=TurnsFormat(TURNS, engine.control_texts),
+        settings=settings,
+        identity=Identity(name="m", family="fake", source="built in", engine="fake", stop=stop),
+    )
+    try:
+        yield host
+    finally:
+        await host.close()
+
+
+async def ask(host: Host, request: Request, **kw: Any) -> list[Frame]:
+    decoder = FrameDecoder()
+    call = encode_call(Call.of(request, id="req-1", **kw))
+    return [
+        frame async for line in host.serve(call) for frame in decoder.push(line.encode("ascii"))
+    ]
+
+
+def chat(text: str, **kw: Any) -> ChatRequest:
+    return ChatRequest(messages=(Message(role="user", content=text),), **kw)
+
+
+def text(frames: list[Frame], index: int = 0) -> str:
+    return "".join(f.text for f in frames if isinstance(f, Delta) and f.index == index)
+
+
+def end(frames: list[Frame]) -> End:
+    assert isinstance(frames[-1], End), frames[-1]
+    return frames[-1]
+
+
+def failure(frames: list[Frame]) -> dict[str, Any]:
+    assert isinstance(frames[-1], Failure), frames[-1]
+    return frames[-1].error
+
+
+async def test_a_chat_is_answered_and_accounted_for() -> None:
+    async with hosting() as host:
+        frames = await ask(host, chat("Hello"))
+    assert frames[0] == Start(prompt_tokens=len("U: Hello\nA:"))
+    assert len(text(frames).split()) == 6
+    assert end(frames).usage.prompt_tokens == len("U: Hello\nA:")
+    assert end(frames).usage.completion_tokens == 6
+    assert set(end(frames).timings) == {"queued_s", "prompt_s", "generate_s"}
+
+
+async def test_the_configuration_is_what_was_used_and_repeats_the_answer() -> None:
+    async with hosting() as host:
+        sampling = Sampling(temperature=0.5, max_tokens=3)
+        used = end(await ask(host, chat("Hello", sampling=sampling))).configuration
+    assert used["temperature"] == 0.5
+    assert used["max_tokens"] == 3
+    assert used["top_p"] == 1.0
+    assert isinstance(used["seed"], int)
+
+
+async def test_choices_and_prompts_are_numbered() -> None:
+    async with hosting() as host:
+        frames = await ask(host, CompletionRequest(prompts=("one", "two", (65, 66)), n=2))
+        alone = await ask(host, CompletionRequest(prompts=("two",)))
+    assert text(frames, 2) == text(frames, 3) == text(alone)
+    last = {f.index: f.reason for f in frames if isinstance(f, Delta) and f.reason}
+    assert last == dict.fromkeys(range(6), "length")
+    assert end(frames).usage.prompt_tokens == 3 + 3 + 2
+
+
+async def test_echo_gives_the_prompt_back_with_scores() -> None:
+    async with hosting() as host:
+        request = CompletionRequest(
+            prompts=("abc",), echo=True, logprobs=1, sampling=Sampling(max_tokens=2)
+        )
+        frames = await ask(host, request)
+        scored = await ask(host, request.model_copy(update={"sampling": Sampling(max_tokens=0)}))
+    assert text(frames).startswith("abc ")
+    scores = [score for f in frames if isinstance(f, Delta) for score in f.scores]
+    assert b"".join(score.raw for score in scores).decode() == text(frames)
+    assert [score.logprob is None for score in scores] == [True, False, False, False, False]
+    assert text(scored) == "abc"
+    assert end(scored).usage.completion_tokens == 0
+
+
+async def test_echo_of_token_ids_spells_them() -> None:
+    async with hosting() as host:
+        frames = await ask(host, CompletionRequest(prompts=((104, 105),), echo=True))
+    assert text(frames).startswith("hi ")
+
+
+async def test_embeddings() -> None:
+    engine = FakeEngine(context_length=256)
+    async with hosting(engine) as host:
+        frames = await ask(host, EmbedRequest(inputs=("abc", (97, 98, 99), "other")))
+    (vectors,) = [frame for frame in frames if isinstance(frame, Embeddings)]
+    assert vectors.vectors[0] == vectors.vectors[1] != vectors.vectors[2]
+    assert vectors.dimension == len(vectors.vectors[0])
+    assert vectors.model == "m"
+    assert end(frames).usage.prompt_tokens == 3 + 3 + 5
+
+
+async def test_a_prompt_over_the_context_is_refused_with_both_numbers() -> None:
+    async with hosting() as host:
+        for request in (chat("x" * 300), CompletionRequest(prompts=("x" * 256,))):
+            error = failure(await ask(host, request))
+            assert error["code"] == "context_length_exceeded"
+            assert error["extra"]["n_ctx"] == 256
+            assert error["extra"]["n_prompt_tokens"] >= 256
+        fits = await ask(host, CompletionRequest(prompts=("x" * 255,)))
+        assert end(fits).usage.completion_tokens == 1
+
+
+@pytest.mark.parametrize(
+    ("request_", "param"),
+    [
+        (CompletionRequest(prompts=("fine", (1, 10**6))), "prompt.1.1"),
+        (CompletionRequest(prompts=("",)), "prompt.0"),
+        (EmbedRequest(inputs=("fine", "")), "input.1"),
+    ],
+)
+async def test_what_has_no_tokens_is_refused_by_name(request_: Request, param: str) -> None:
+    async with hosting() as host:
+        error = failure(await ask(host, request_))
+    assert error["code"] == "invalid_value"
+    assert error["param"] == param
+
+
+async def test_the_preprompt_comes_first_in_both_kinds() -> None:
+    settings = SETTINGS.override(Sampling(seed=1))
+    with_prompt = type(settings)(
+        **{name: getattr(settings, name) for name in settings.__slots__ if name != "prompt"},
+        prompt="Be brief.",
+    )
+    async with hosting(settings=with_prompt) as host, hosting() as plain:
+        assert text(await ask(host, chat("Hi"))) == text(
+            await ask(
+                plain,
+                ChatRequest(
+                    messages=(
+                        Message(role="system", content="Be brief."),
+                        Message(role="user", content="Hi"),
+                    )
+                ),
+            )
+        )
+        assert text(await ask(host, CompletionRequest(prompts=("Hi",)))) == text(
+            await ask(plain, CompletionRequest(prompts=("Be brief.Hi",)))
+        )
+
+
+def test_the_preprompt_joins_a_system_message() -> None:
+    system = Message(role="system", content="own")
+    user = Message(role="user", content="hi")
+    assert [m.content for m in with_preprompt([system, user], "pre")] == ["pre\n\nown", "hi"]
+    assert [m.content for m in with_preprompt([user], "pre")] == ["pre", "hi"]
+    assert with_preprompt([user], None) == [user]
+
+
+async def test_stop_texts_of_the_card_end_chats_only() -> None:
+    async with hosting() as host:
+        whole = text(await ask(host, chat("Hello")))
+    stop = whole.split()[2]
+    async with hosting(stop=(stop,)) as host:
+        assert text(await ask(host, chat("Hello"))) == whole[: whole.index(stop)]
+        prompt = CompletionRequest(prompts=("U: Hello\nA:",))
+        assert text(await ask(host, prompt)) == whole
+
+
+async def test_closing_the_stream_frees_the_slot() -> None:
+    engine = FakeEngine(context_length=100_000, slots=1, reply_tokens=100_000)
+    async with hosting(engine, SETTINGS) as host:
+        call = Call.of(chat("Hi", sampling=Sampling(max_tokens=90_000)), id="r")
+        async with aclosing(host.serve(encode_call(call))) as lines:
+            async for line in lines:
+                if '"delta"' in line:
+                    break
+        assert text(await ask(host, chat("next")))
+
+
+async def test_a_deadline_is_an_error_frame() -> None:
+    engine = FakeEngine(context_length=100_000, slots=1, reply_tokens=100_000)
+    async with hosting(engine) as host:
+        request = chat("Hi", sampling=Sampling(max_tokens=90_000))
+        error = failure(await ask(host, request, deadline_s=0.05))
+    assert error["code"] == "deadline_exceeded"
+
+
+async def test_a_full_queue_is_an_error_frame_with_a_waiting_time() -> None:
+    engine = FakeEngine(context_length=100_000, slots=1, reply_tokens=100_000)
+    async with hosting(engine) as host:
+        request = chat("Hi", sampling=Sampling(max_tokens=90_000))
+        call = encode_call(Call.of(request, id="r"))
+        streams = [host.serve(call) for _ in range(9)]
+        for stream in streams:
+            assert '"start"' in await anext(stream)
+        error = failure(await ask(host, request))
+        assert error["code"] == "queue_full"
+        assert error["retry_after"] >= 1
+        for stream in streams:
+            await stream.aclose()
+        assert text(await ask(host, chat("after")))
+
+
+async def test_info_tells_limits_queue_and_values() -> None:
+    async with hosting() as host:
+        await ask(host, chat("Hello"))
+        (frame,) = await ask(host, InfoRequest())
+    assert isinstance(frame, Info)
+    assert frame.facts["ready"] is True
+    assert frame.facts["limits"]["context_length"] == 256
+    assert frame.facts["queue"] == {"running": 0, "waiting": 0}
+    assert frame.facts["counters"]["completion_tokens"] == 6
+    assert frame.facts["configuration"]["max_tokens"] == 6
+
+
+async def test_what_is_no_call_is_an_error_frame() -> None:
+    async with hosting() as host:
+        lines = [line async for line in host.serve('{"op": "dance"}')]
+    assert len(lines) == 1 and '"engine_error"' in lines[0]
+
+
+async def test_callers_do_not_share_prefixes() -> None:
+    async with hosting() as host:
+        request = chat("a prompt that is long enough to be shared")
+        await ask(host, request, caller="a")
+        again = end(await ask(host, request, caller="a"))
+        other = end(await ask(host, request, caller="b"))
+    assert again.usage.cached_tokens > 16
+    assert other.usage.cached_tokens == 0
+
+
+async def test_many_calls_at_once() -> None:
+    async with hosting() as host:
+        alone = [text(await ask(host, chat(str(n) * 9))) for n in range(8)]
+        together = await asyncio.gather(*(ask(host, chat(str(n) * 9)) for n in range(8)))
+    assert [text(frames) for frames in together] == alone
