@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+from importlib.util import find_spec
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
@@ -58,12 +59,11 @@ def watch_parent(parent: int, *, every_s: float = 1.0) -> None:
 def _find_package() -> None:
     """Started by path, Python looks for modules in this package's own folder: look beside it."""
     package = Path(__file__).resolve().parent
-    here = os.fspath(package)
-    sys.path[:] = [entry for entry in sys.path if entry != here]
-    beside = os.fspath(package.parent)
-    if beside not in sys.path:
-        # Last, because an installed package lies among libraries that must shadow nothing.
-        sys.path.append(beside)
+    sys.path[:] = [entry for entry in sys.path if entry != os.fspath(package)]
+    found = find_spec(package.name)
+    if found is None or not found.origin or Path(found.origin).parent != package:
+        # Not installed, or another copy is: the one that started this process is meant.
+        sys.path.insert(0, os.fspath(package.parent))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ OpenLLMError                        code                     HTTP  gRPC
 │   ├── RouteNotFound               route_not_found          404   UNIMPLEMENTED
 │   ├── ModelNotFound               model_not_found          404   NOT_FOUND
 │   ├── MethodNotAllowed            method_not_allowed       405   UNIMPLEMENTED
+│   ├── BodyTimeout                 body_timeout             408   DEADLINE_EXCEEDED
 │   ├── BodyTooLarge                body_too_large           413   RESOURCE_EXHAUSTED
 │   └── UnsupportedMediaType        unsupported_media_type   415   INVALID_ARGUMENT
 ├── QueueFull                       queue_full               429   RESOURCE_EXHAUSTED
@@ -150,6 +151,15 @@ class MethodNotAllowed(RequestError):
     code = "method_not_allowed"
     status = 405
     grpc_status = "UNIMPLEMENTED"
+
+
+class BodyTimeout(RequestError):
+    """The body did not arrive in time."""
+
+    code = "body_timeout"
+    status = 408
+    grpc_status = "DEADLINE_EXCEEDED"
+    type = "timeout_error"
 
 
 class BodyTooLarge(RequestError):

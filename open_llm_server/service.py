@@ -17,7 +17,11 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.utils import BentoMLDeprecationWarning
 from bentoml._internal.utils.analytics import usage_stats
 
+from . import __version__
+from .api.auth import hash_key
+from .api.settings import ApiSettings, ServedModel
 from .config.resolved import VARIABLE, ModelPlan, Resolved
+from .config.schema import ServerConfig
 from .runner import LLMRunner
 from .supervisor_logs import configure_worker_logs
 from .supervisor_probe import ready_file
@@ -89,29 +93,28 @@ def _make_service(resolved: Resolved, runtime_dir: Path | None) -> bentoml.legac
     def make_api() -> Any:
         from .api.app import create_app
 
-        served = [_served(plan, runner) for plan, runner in zip(resolved.models, runners)]
-        return create_app(served, _settings(resolved, runtime_dir))
+        models = [_served(plan, port) for plan, port in zip(resolved.models, runners, strict=True)]
+        return create_app(models, _settings(resolved.server, runtime_dir))
 
     service.add_asgi_middleware(Front, make_api=make_api, runtime_dir=runtime_dir)
     return service
 
 
-def _served(plan: ModelPlan, runner: LLMRunner) -> Any:
-    from .api.app import ServedModel
+def _served(plan: ModelPlan, port: LLMRunner) -> ServedModel:
+    facts = {"family": plan.family, "card": plan.card, "device": plan.device}
+    return ServedModel(name=plan.name, aliases=(), ports=(port,), facts=facts)
 
-    return ServedModel(
-        name=plan.name,
-        aliases=(),
-        ports=(runner,),
-        facts={"family": plan.family, "card": plan.card, "device": plan.device},
+
+def _settings(server: ServerConfig, runtime_dir: Path | None) -> ApiSettings:
+    return ApiSettings(
+        version=__version__,
+        host=server.host,
+        api_key_hashes=tuple(hash_key(key) for key in server.api_key),
+        body_limit=server.body_limit,
+        timeout_s=server.timeout_s,
+        allowed_hosts=server.allowed_hosts,
+        runtime_dir=runtime_dir,
     )
-
-
-def _settings(resolved: Resolved, runtime_dir: Path | None) -> Any:
-    from .api.app import ApiSettings
-
-    raise NotImplementedError
-    return ApiSettings()
 
 
 _adapt_bentoml()

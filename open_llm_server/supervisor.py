@@ -33,6 +33,8 @@ DRAINING = "draining"
 API_GRACE_S = 2.0
 """For the API worker to leave after its drain limit."""
 RUNNER_GRACE_S = 5.0
+SHORT_DRAIN_S = 1.0
+"""Nobody needs to be told of a wait that is shorter."""
 
 Report = Callable[[Mapping[str, object]], None]
 """Is told once: {"url", "pid"} when all is ready, or {"error", "code"} when nothing will be."""
@@ -144,10 +146,12 @@ class Supervisor:
         # The workers share this socket: only when all have closed it are callers refused.
         self._tcp.close()
         api, runners = keepers[len(self._runners) :], keepers[: len(self._runners)]
-        say(f"stopping: open answers have {limit_s:g} s to end; Ctrl-C again stops at once")
         for seat in self._api:
             seat.leave(signal.SIGTERM)
-        await _first(_all(api), stop.again.wait(), timeout_s=limit_s + API_GRACE_S)
+        await _first(_all(api), stop.again.wait(), timeout_s=SHORT_DRAIN_S)
+        if not (stop.again.is_set() or all(keeper.done() for keeper in api)):
+            say(f"stopping: open answers have {limit_s:g} s to end; Ctrl-C again stops at once")
+            await _first(_all(api), stop.again.wait(), timeout_s=limit_s + API_GRACE_S)
         if not stop.again.is_set():
             for seat in self._runners:
                 seat.leave(signal.SIGTERM)
@@ -184,6 +188,7 @@ class Supervisor:
             probe,
             nursery=self._nursery,
             down_note=self._folder / f"{plan.runner_name}.down",
+            news=True,
         )
 
     def _api_seat(self, number: int) -> Seat:

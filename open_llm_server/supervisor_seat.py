@@ -41,6 +41,7 @@ class Seat:
         *,
         nursery: Nursery,
         down_note: Path | None = None,
+        news: bool = False,
     ) -> None:
         self.label = label
         self.command = command
@@ -51,6 +52,8 @@ class Seat:
         self._nursery = nursery
         self._down_note = down_note
         """A file that stands while the worker is not worth asking."""
+        self._news = news
+        """Whether its first readiness is worth a line."""
         self._backoff = Backoff()
         self._ready_at: float | None = None
         self._leaving = False
@@ -98,8 +101,9 @@ class Seat:
         self._ready_at = time.monotonic()
         if self._down_note is not None:
             self._down_note.unlink(missing_ok=True)
-        word = "ready again" if self.ready.is_set() else "ready"
-        say(f"{self.label}: {word} in {self._ready_at - started_at:.1f} s")
+        if self.ready.is_set() or self._news:
+            word = "ready again" if self.ready.is_set() else "ready"
+            say(f"{self.label}: {word} in {self._ready_at - started_at:.1f} s")
         self.ready.set()
         last_sign = self._ready_at
         while time.monotonic() - last_sign < HUNG_AFTER_S:

@@ -51,7 +51,7 @@ class ControlTexts:
 
     def touch(self, text: str, begin: int, end: int) -> bool:
         """Whether a spelling in `text` uses any of the characters from `begin` up to `end`."""
-        if self._pattern is None:
+        if self._pattern is None or begin == end:
             return False
         position = max(0, begin - self._longest + 1)
         while found := self._pattern.search(text, position, end + self._longest):

@@ -107,7 +107,9 @@ async def test_closing_a_stream_cancels_the_generator(toy: Any) -> None:
     stream = toy.endless.async_stream("closed early")
     assert await anext(stream) == "tick\n"
     await stream.aclose()
-    while "closed early" not in json.loads(await collected(toy.facts.async_stream("")))["cancelled"]:
+    while (
+        "closed early" not in json.loads(await collected(toy.facts.async_stream("")))["cancelled"]
+    ):
         await asyncio.sleep(0.01)
 
 

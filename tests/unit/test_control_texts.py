@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -56,7 +58,7 @@ def test_touch_sees_overlaps_of_any_kind(
 
 @given(TEXT, TEXT, TEXT, SPELLINGS, st.sampled_from([str, str.strip, str.rstrip, str.lstrip]))
 def test_what_joins_with_its_neighbours_was_suspected(
-    before: str, text: str, after: str, spellings: set[str], trim: type[str]
+    before: str, text: str, after: str, spellings: set[str], trim: Callable[[str], str]
 ) -> None:
     inside = trim(text)
     begin, end = len(before), len(before) + len(inside)
@@ -76,7 +78,9 @@ def test_ordinary_text_holds_nothing(text: str) -> None:
 
 
 def test_a_vocabulary_of_thousands() -> None:
-    spellings = {f"<|reserved_{index}|>" for index in range(3000)} | {f"<u{i}>" for i in range(3000)}
+    spellings = {f"<|reserved_{index}|>" for index in range(3000)} | {
+        f"<u{i}>" for i in range(3000)
+    }
     controls = ControlTexts(spellings)
     for spelling in spellings:
         assert controls.first_in(f"text <|reserved_ {spelling} text") == spelling

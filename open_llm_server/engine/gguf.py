@@ -1,0 +1,400 @@
+"""Reads and judges the header of a GGUF file, before native code sees the file.
+
+Refuses what is damaged or made to do damage; llama.cpp ends its process on some of it. Pure
+Python: bounded reads, no tensor data, a second at most for any file.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO, NoReturn
+
+from ..errors import WeightsError
+
+MAGIC = b"GGUF"
+VERSIONS = (2, 3)
+MAX_HEADER_BYTES = 512 * 1024 * 1024
+MAX_KEYS = 65_536
+MAX_TENSORS = 262_144
+MAX_KEY_BYTES = 65_535
+MAX_NAME_BYTES = 127
+"""Of a tensor. llama.cpp keeps 64 bytes in most builds and 128 in none of the released ones."""
+MAX_TEXT_BYTES = 4 * 1024 * 1024
+MAX_STRINGS = 4_000_000
+"""Over all arrays of a file; the largest vocabularies have 256,000 tokens and 500,000 merges."""
+MAX_ARRAY = 16_777_216
+MAX_DIMENSIONS = 4
+MAX_ALIGNMENT = 4096
+MAX_SHARDS = 1024
+DEFAULT_ALIGNMENT = 32
+_READ_BYTES = 1 << 20
+
+# Value types of the format: struct code, or None for the two that are no fixed number of bytes.
+_NUMBERS: dict[int, str] = {
+    0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B", 10: "Q", 11: "q", 12: "d",
+}  # fmt: skip
+_TYPE_NAMES = (
+    "uint8 int8 uint16 int16 uint32 int32 float32 bool string array uint64 int64 float64".split()
+)
+_FLOAT32, _BOOL, _STRING, _ARRAY, _INT32, _UINT32 = 6, 7, 8, 9, 5, 4
+
+TENSOR_TYPES: dict[int, tuple[str, int, int]] = {
+    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20),
+    6: ("Q5_0", 32, 22), 7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 40),
+    10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144),
+    13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210), 15: ("Q8_K", 256, 292),
+    16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98),
+    19: ("IQ1_S", 256, 50), 20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110),
+    22: ("IQ2_S", 256, 82), 23: ("IQ4_XS", 256, 136), 24: ("I8", 1, 1), 25: ("I16", 1, 2),
+    26: ("I32", 1, 4), 27: ("I64", 1, 8), 28: ("F64", 1, 8), 29: ("IQ1_M", 256, 56),
+    30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66),
+    39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18),
+}  # fmt: skip
+"""Number -> name, elements of a block, bytes of a block."""
+
+# Typed-array confusion in the vocabulary is read out of bounds by llama.cpp.
+_ELEMENTS = {
+    "tokenizer.ggml.tokens": _STRING,
+    "tokenizer.ggml.merges": _STRING,
+    "tokenizer.ggml.scores": _FLOAT32,
+    "tokenizer.ggml.token_type": _INT32,
+}
+_POSITIVE = (".context_length", ".embedding_length", ".block_count", ".attention.head_count")
+_TEXTS = ("general.architecture", "general.name", "tokenizer.chat_template", "tokenizer.ggml.model")
+
+Scalar = int | float | bool | str
+
+
+@dataclass(frozen=True, slots=True)
+class Array:
+    """An array's type and length; its elements are not kept."""
+
+    element: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    name: str
+    shape: tuple[int, ...]
+    type: str
+    elements: int
+    data_bytes: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a GGUF file says of itself. `shards`: the files that follow this one, if any."""
+
+    path: Path
+    version: int
+    metadata: Mapping[str, Scalar | Array]
+    tensors: tuple[Tensor, ...]
+    file_bytes: int
+    shards: tuple[Header, ...] = ()
+
+    def text(self, key: str) -> str | None:
+        value = self.metadata.get(key)
+        return value if isinstance(value, str) else None
+
+    def number(self, key: str) -> int | None:
+        value = self.metadata.get(key)
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+    @property
+    def architecture(self) -> str:
+        return self.text("general.architecture") or ""
+
+    @property
+    def name(self) -> str | None:
+        return self.text("general.name")
+
+    @property
+    def context_length(self) -> int | None:
+        """Tokens that the model was trained for."""
+        return self.number(f"{self.architecture}.context_length")
+
+    @property
+    def chat_template(self) -> str | None:
+        return self.text("tokenizer.chat_template")
+
+    @property
+    def all_tensors(self) -> tuple[Tensor, ...]:
+        return self.tensors + tuple(t for shard in self.shards for t in shard.tensors)
+
+    @cached_property
+    def parameters(self) -> int:
+        return sum(tensor.elements for tensor in self.all_tensors)
+
+    @cached_property
+    def quantisation(self) -> str:
+        """The type that most of the parameters have, as `Q8_0`."""
+        counts: Counter[str] = Counter()
+        for tensor in self.all_tensors:
+            counts[tensor.type] += tensor.elements
+        return counts.most_common(1)[0][0]
+
+
+def read_header(path: Path, *, adapter: bool = False) -> Header:
+    """Reads `path`, and the files that belong to it. `adapter`: it must be a LoRA adapter.
+
+    Raises WeightsError, which names the file, the fault and what to do.
+    """
+    header = _read_one(path)
+    found = header.text("general.type") == "adapter"
+    if found != adapter:
+        kinds = ("a LoRA adapter", "a model")
+        raise WeightsError(
+            f"{path} is {kinds[not found]}, not {kinds[found]}; give a model as SOURCE and "
+            "its adapters with --lora"
+        )
+    shards = _read_shards(header)
+    if not header.tensors and not shards:
+        raise WeightsError(f"{path} holds no weights (a vocabulary alone); use the model's own file")
+    return Header(
+        header.path, header.version, header.metadata, header.tensors, header.file_bytes, shards
+    )
+
+
+def _read_one(path: Path) -> Header:
+    try:
+        size = path.stat().st_size
+        with path.open("rb", buffering=_READ_BYTES) as file:
+            return _Reader(path, file, size).header()
+    except OSError as error:
+        raise WeightsError(
+            f"{path} cannot be read: {error.strerror or error}; give the path of a .gguf file"
+        ) from error
+
+
+def _read_shards(first: Header) -> tuple[Header, ...]:
+    count = first.number("split.count") or 0
+    if count <= 1:
+        return ()
+    match = re.fullmatch(r"(.*)-(\d{5})-of-(\d{5})\.gguf", first.path.name)
+    if not match or first.number("split.no") != 0 or count > MAX_SHARDS:
+        raise WeightsError(
+            f"{first.path} is one of {count} parts of a model; give the first part, named "
+            f"as in model-00001-of-{min(count, 99_999):05d}.gguf"
+        )
+    names = [f"{match[1]}-{number:05d}-of-{count:05d}.gguf" for number in range(2, count + 1)]
+    return tuple(_read_one(first.path.with_name(name)) for name in names)
+
+
+class _Reader:
+    """Walks through one file, and stops at the first fault."""
+
+    def __init__(self, path: Path, file: BinaryIO, size: int) -> None:
+        self._path = path
+        self._file = file
+        self._size = size
+        self._at = 0
+        self._strings = 0
+
+    def header(self) -> Header:
+        version, tensor_count, key_count = self._start()
+        metadata: dict[str, Scalar | Array] = {}
+        for _ in range(key_count):
+            key = self._text(MAX_KEY_BYTES, "a key")
+            if not key or key in metadata:
+                self._refuse(f"the key '{key[:80]}' is empty or there twice")
+            metadata[key] = self._value(key)
+        self._judge(metadata)
+        alignment = self._alignment(metadata)
+        tensors, end = self._tensors(tensor_count, alignment)
+        start = -(-self._at // alignment) * alignment
+        if start + end > self._size:
+            self._refuse(
+                f"it ends {start + end - self._size} bytes before its last tensor does: it is "
+                "cut off"
+            )
+        return Header(self._path, version, metadata, tensors, self._size)
+
+    def _start(self) -> tuple[int, int, int]:
+        if self._size < 24:
+            self._refuse_foreign(self._file.read(24))
+        magic = self._take(4)
+        if magic != MAGIC:
+            self._refuse_foreign(magic + self._take(20))
+        version, tensor_count, key_count = struct.unpack("<IQQ", self._take(20))
+        if version not in VERSIONS:
+            if version & 0xFFFF == 0 and version:
+                self._refuse("it is written for big-endian machines; convert it for this one")
+            self._refuse(
+                f"it has GGUF version {version}, and versions {VERSIONS[0]} and {VERSIONS[1]} "
+                "are read; convert the model again with a current llama.cpp"
+            )
+        if tensor_count > MAX_TENSORS or key_count > MAX_KEYS:
+            self._refuse(f"it claims {tensor_count} tensors and {key_count} keys")
+        return version, tensor_count, key_count
+
+    # -- metadata -------------------------------------------------------------------------
+
+    def _value(self, key: str) -> Scalar | Array:
+        kind = self._uint32()
+        if kind == _STRING:
+            return self._text(MAX_TEXT_BYTES, f"the value of {key}")
+        if kind == _ARRAY:
+            return self._array(key)
+        if kind not in _NUMBERS:
+            self._refuse(f"the value of {key} has the unknown type {kind}")
+        layout = struct.Struct("<" + _NUMBERS[kind])
+        (value,) = layout.unpack(self._take(layout.size))
+        if kind == _BOOL:
+            if value > 1:
+                self._refuse(f"the value of {key} is neither true nor false")
+            return bool(value)
+        number: int | float = value
+        return number
+
+    def _array(self, key: str) -> Array:
+        element, count = struct.unpack("<IQ", self._take(12))
+        if element == _STRING:
+            self._strings += count
+            if self._strings > MAX_STRINGS:
+                self._refuse(f"{key} has {count} texts")
+            for _ in range(count):
+                self._skip(self._length(MAX_KEY_BYTES, key))
+        elif element in _NUMBERS:
+            if count > MAX_ARRAY:
+                self._refuse(f"{key} has {count} elements")
+            self._skip(count * struct.calcsize("<" + _NUMBERS[element]))
+        else:
+            self._refuse(f"{key} is an array of type {element}")
+        return Array(_TYPE_NAMES[element], count)
+
+    def _judge(self, metadata: Mapping[str, Scalar | Array]) -> None:
+        """Values that llama.cpp trusts."""
+        for key in _TEXTS:
+            if key in metadata and not isinstance(metadata[key], str):
+                self._refuse(f"{key} is not a text")
+        for key, element in _ELEMENTS.items():
+            value = metadata.get(key)
+            if value is not None and (
+                not isinstance(value, Array) or value.element != _TYPE_NAMES[element]
+            ):
+                self._refuse(f"{key} is not an array of {_TYPE_NAMES[element]}")
+        counts = {
+            value.count
+            for key in ("tokens", "scores", "token_type")
+            if isinstance(value := metadata.get(f"tokenizer.ggml.{key}"), Array)
+        }
+        if len(counts) > 1:
+            self._refuse("its vocabulary's tokens, scores and types differ in number")
+        for key, value in metadata.items():
+            if key.endswith(_POSITIVE) and not isinstance(value, Array):
+                if not isinstance(value, int) or not 0 < value < 2**31:
+                    self._refuse(f"{key} is {value!r}")
+        first_part = not metadata.get("split.no")
+        if first_part and not metadata.get("general.architecture"):
+            self._refuse("it names no architecture (general.architecture)")
+
+    def _alignment(self, metadata: Mapping[str, Scalar | Array]) -> int:
+        alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
+        if not isinstance(alignment, int) or not 0 < alignment <= MAX_ALIGNMENT:
+            self._refuse(f"general.alignment is {alignment!r}")
+        if alignment & (alignment - 1):
+            self._refuse(f"general.alignment is {alignment}, which is no power of two")
+        return alignment
+
+    # -- tensors --------------------------------------------------------------------------
+
+    def _tensors(self, count: int, alignment: int) -> tuple[tuple[Tensor, ...], int]:
+        """All tensors, and the end of the last one's data, counted from the first one's."""
+        tensors: dict[str, Tensor] = {}
+        expected = end = 0
+        for _ in range(count):
+            tensor, offset = self._tensor()
+            if tensor.name in tensors:
+                self._refuse(f"the tensor {tensor.name} is there twice")
+            if offset != expected:
+                self._refuse(f"the tensor {tensor.name} is at {offset} instead of {expected}")
+            tensors[tensor.name] = tensor
+            end = offset + tensor.data_bytes
+            expected = -(-end // alignment) * alignment
+        return tuple(tensors.values()), end
+
+    def _tensor(self) -> tuple[Tensor, int]:
+        name = self._text(MAX_NAME_BYTES, "a tensor's name")
+        dimensions = self._uint32()
+        if not 1 <= dimensions <= MAX_DIMENSIONS:
+            self._refuse(f"the tensor {name} has {dimensions} dimensions")
+        shape = struct.unpack(f"<{dimensions}Q", self._take(8 * dimensions))
+        kind, offset = struct.unpack("<IQ", self._take(12))
+        if kind not in TENSOR_TYPES:
+            self._refuse(
+                f"the tensor {name} has the unknown type {kind}; use another quantisation, such "
+                "as Q8_0 or Q4_K_M"
+            )
+        type_name, block, block_bytes = TENSOR_TYPES[kind]
+        elements = 1
+        for length in shape:
+            elements *= length
+            # Far from overflow at each step: native code multiplies in 64 bits.
+            if length < 1 or elements // block * block_bytes > self._size:
+                self._refuse(f"the tensor {name} has the shape {shape}, which is not in the file")
+        if shape[0] % block:
+            self._refuse(f"the tensor {name} has rows of {shape[0]}, no multiple of {block}")
+        return Tensor(name, shape, type_name, elements, elements // block * block_bytes), offset
+
+    # -- bytes ----------------------------------------------------------------------------
+
+    def _take(self, count: int) -> bytes:
+        self._advance(count)
+        data = self._file.read(count)
+        if len(data) != count:
+            self._refuse("it ends inside its header: it is cut off")
+        return data
+
+    def _skip(self, count: int) -> None:
+        self._advance(count)
+        if count <= 256:  # in the buffer as a rule, and then faster than a seek
+            self._file.read(count)
+        else:
+            self._file.seek(self._at)
+
+    def _advance(self, count: int) -> None:
+        self._at += count
+        if self._at > self._size:
+            self._refuse("it ends inside its header: it is cut off")
+        if self._at > MAX_HEADER_BYTES:
+            self._refuse(f"its header is longer than {MAX_HEADER_BYTES} bytes")
+
+    def _uint32(self) -> int:
+        return int.from_bytes(self._take(4), "little")
+
+    def _length(self, limit: int, what: str) -> int:
+        length = int.from_bytes(self._take(8), "little")
+        if length > limit:
+            self._refuse(f"{what} is a text of {length} bytes")
+        return length
+
+    def _text(self, limit: int, what: str) -> str:
+        raw = self._take(self._length(limit, what))
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            self._refuse(f"{what} is not UTF-8")
+
+    def _refuse(self, fault: str) -> NoReturn:
+        raise WeightsError(
+            f"{self._path} is damaged or not a model for llama.cpp: {fault}. Download or convert "
+            "it again"
+        )
+
+    def _refuse_foreign(self, head: bytes) -> NoReturn:
+        if head.startswith(b"version https://git"):
+            why = "it is a pointer of git-lfs; fetch the file itself with `git lfs pull`"
+        elif head.lstrip().startswith((b"<", b"{")):
+            why = "it is a web page or an error message; download it again"
+        elif not head:
+            why = "it is empty; download it again"
+        else:
+            why = "convert the model with llama.cpp's convert_hf_to_gguf.py, or name a .gguf file"
+        raise WeightsError(f"{self._path} is not a GGUF file: {why}")

@@ -1,0 +1,56 @@
+"""What the documents name exists."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "open_llm_server"
+PAGES = [ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+CODE = re.compile(r"`([a-z_/]+\.py)(?::([A-Za-z_.]+))?`")
+LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
+
+
+def names(path: Path) -> set[str]:
+    """`name` and `Class.name` of everything that a file defines."""
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            found.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            found |= {
+                f"{node.name}.{inner.name}"
+                for inner in node.body
+                if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef)
+            }
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_and_names_exist(page: Path) -> None:
+    for file, name in CODE.findall(page.read_text()):
+        path = next((p for p in (PACKAGE / file, ROOT / file) if p.is_file()), None)
+        if "NAME" in file:
+            continue
+        assert path, f"{page.name} names {file}"
+        assert not name or name in names(path), f"{page.name} names {file}:{name}"
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in LINK.findall(page.read_text()):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_decisions_are_numbered_without_gaps() -> None:
+    pages = sorted((ROOT / "docs" / "adr").glob("*.md"))
+    assert [int(page.name[:4]) for page in pages] == list(range(1, len(pages) + 1))
+    for page in pages:
+        text = page.read_text()
+        assert text.startswith(f"# {int(page.name[:4])}. ")
+        for part in ("**Context.**", "**Decision.**", "**Cost.**", "**Wrong if**"):
+            assert part in text

@@ -1,0 +1,450 @@
+"""The template's process: what it renders, what it refuses, and that nothing of it remains."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import psutil
+import pytest
+
+from open_llm_server.engine import template_process
+from open_llm_server.engine.template_process import (
+    TemplateBroken,
+    TemplateProcess,
+    TemplateRefused,
+)
+
+MEMORY_BYTES = 128 * 1024 * 1024
+"""Python with jinja2 takes 25 MiB, a render at most 64 MiB more."""
+LINUX = sys.platform == "linux"
+PLAIN = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+
+Start = Callable[..., TemplateProcess]
+
+
+@pytest.fixture
+async def start() -> AsyncIterator[Start]:
+    """Makes processes, and closes them."""
+    processes = []
+
+    def make(template: str, **limits: float) -> TemplateProcess:
+        process = TemplateProcess(template, {"bos_token": "<s>", "eos_token": "</s>"}, **limits)
+        processes.append(process)
+        return process
+
+    yield make
+    for process in processes:
+        await process.close()
+
+
+def user(content: str) -> list[list[dict[str, str]]]:
+    return [[{"role": "user", "content": content}]]
+
+
+async def until(condition: Callable[[], Any], timeout_s: float = 20) -> None:
+    async def poll() -> None:
+        while not condition():
+            await asyncio.sleep(0.01)
+
+    await asyncio.wait_for(poll(), timeout_s)
+
+
+def gone(pid: int) -> bool:
+    """Ended, even if nobody has collected its status."""
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
+def peak_bytes(pid: int | None) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    (line,) = [line for line in status.splitlines() if line.startswith("VmHWM:")]
+    return int(line.split()[1]) * 1024
+
+
+async def test_renders_each_conversation(start: Start) -> None:
+    process = start("{{ bos_token }}" + PLAIN)
+    one, two = await process.render([*user("a\u2028\n漢\U0001f600"), *user("\x00\x7f")])
+    assert one == "<s>user: a\u2028\n漢\U0001f600\n"
+    assert two == "<s>user: \x00\x7f\n"
+
+
+async def test_the_templates_own_refusal(start: Start) -> None:
+    process = start("{{ raise_exception('roles must ' ~ messages[0].content) }}")
+    with pytest.raises(TemplateRefused, match="^roles must alternate$"):
+        await process.render(user("alternate"))
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("{% if %}", "line 1: Expected an expression"),
+        ("\n\n{% endfor %}", "line 3: "),
+        ("{% include 'a' %}", "no loader"),
+        ("{{ 1 / 0 }}", "ZeroDivisionError"),
+        ("{{ messages.nothing.more }}", "UndefinedError"),
+        ("{{ '\\ud800' }}", "UnicodeEncodeError"),
+        ("{{ messages.append(1) }}", "SecurityError"),
+        ("{% set ns = namespace(_x=1) %}", "SecurityError"),
+        ("{% set ns = namespace() %}{% set ns._x = 1 %}", "SecurityError"),
+    ],
+)
+async def test_a_broken_template_says_why(start: Start, template: str, words: str) -> None:
+    with pytest.raises(TemplateBroken, match=words):
+        await start(template).render(user(""))
+
+
+async def test_half_a_surrogate_pair_is_no_text(start: Start) -> None:
+    with pytest.raises(UnicodeEncodeError):
+        await start(PLAIN).render(user("\ud800"))
+
+
+# What each of these prints outside a sandbox is an object that leads to the interpreter.
+ESCAPES = [
+    "{{ ''.__class__ }}",
+    "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "{{ ''.__class__.__base__.__subclasses__()[0] }}",
+    "{{ ''.__class__.mro() }}",
+    "{{ [].__class__.__init__.__globals__ }}",
+    "{{ messages.__class__ }}",
+    "{{ messages[0].__class__.__base__ }}",
+    "{{ ''['__class__'] }}",
+    "{{ ''['__cla' ~ 'ss__'] }}",
+    "{{ ''['\\x5f\\x5fclass\\x5f\\x5f'] }}",
+    "{{ ''|attr('__class__') }}",
+    "{{ ''|attr('__cla'~'ss__')|attr('__mro__') }}",
+    "{{ [''] | map(attribute='__class__') | list }}",
+    "{{ [''] | map('attr', '__class__') | list }}",
+    "{{ [[]] | groupby('__class__') | list }}",
+    "{{ [''] | sum(attribute='__class__', start=[]) }}",
+    "{{ '{0.__class__}'.format('') }}",
+    "{{ '{0.__class__.__mro__}'.format(1) }}",
+    "{{ '{x.__class__}'.format_map({'x': 1}) }}",
+    "{{ ('{0.__class__}' | attr('format'))('') }}",
+    "{{ ['{0.__class__}'] | map('format', '') | list }}{{ ''.__class__ }}",
+    "{% set f = '{0.__class__}'.format %}{{ f('') }}",
+    "{{ range.__class__ }}",
+    "{{ cycler.__init__.__globals__.os }}",
+    "{{ joiner.__init__.__globals__['os'] }}",
+    "{{ cycler.next.__globals__ }}",
+    "{{ namespace.__init__.__globals__ }}",
+    "{{ dict.__class__ }}",
+    "{{ dict.mro() }}",
+    "{{ raise_exception.__globals__ }}",
+    "{{ strftime_now.__globals__['__builtins__'] }}",
+    "{{ strftime_now.__code__ }}",
+    "{{ self.__init__.__globals__ }}",
+    "{{ self._TemplateReference__context }}",
+    "{{ self.__class__ }}",
+    "{{ (1).__class__ }}",
+    "{% macro m() %}{% endmacro %}{{ m.__init__.__globals__ }}",
+    "{% macro m() %}{{ caller.__class__ }}{% endmacro %}{% call m() %}{% endcall %}",
+    "{% for m in messages %}{{ loop.__class__ }}{% endfor %}",
+    "{{ (messages | map('upper')).gi_frame }}",
+    "{{ (messages | map('upper')).gi_code }}",
+    "{% import 'os' as os %}{{ os }}",
+    "{% from 'os' import system %}{{ system }}",
+    "{{ ''.__class__.__mro__[1].__subclasses__()[0]('touch', shell=True) }}",
+    "{{ messages.__reduce_ex__(2) }}",
+    "{{ messages[0].update({'role': 1}) }}{{ ''.__class__ }}",
+]
+LEAKS = ("<class", "<module", "<function", "<frame", "<code", "<slot", "<method", "globals")
+
+
+def leaks(text: str) -> bool:
+    return any(leak in text for leak in LEAKS)
+
+
+@pytest.mark.parametrize("template", ESCAPES)
+async def test_escapes_stay_inside(start: Start, template: str) -> None:
+    try:
+        (text,) = await start(template).render(user("x"))
+    except TemplateBroken:
+        return
+    assert not leaks(text)
+
+
+def test_the_escapes_are_escapes_where_there_is_no_sandbox() -> None:
+    escaped = 0
+    for template in ESCAPES:
+        try:
+            text = jinja2.Environment().from_string(template).render(messages=user("x")[0])
+        except Exception:
+            continue
+        escaped += leaks(text)
+    assert escaped >= 20
+
+
+@pytest.mark.skipif(not LINUX, reason="reads /proc")
+async def test_the_process_has_no_keys_and_opens_nothing(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPEN_LLM_API_KEY", "secret")
+    process = start(PLAIN)
+    await process.render(user("a"))
+    folder = Path(f"/proc/{process.pid}")
+    assert b"secret" not in (folder / "environ").read_bytes()
+    limits = (folder / "limits").read_text()
+    (files,) = [line for line in limits.splitlines() if line.startswith("Max open files")]
+    assert files.split()[3:5] == ["3", "3"]
+    assert len(list((folder / "fd").iterdir())) == 3
+
+
+MEMORY_BOMBS = [
+    "{{ 'a' * 10**9 }}",
+    "{{ 'a' * (messages | length * 10**9) }}",
+    "{{ ('%' ~ 10**9 ~ 'd') % 1 }}",
+    "{{ '{:>1000000000}'.format(1) }}",
+    "{{ 'a' | center(10**9) }}",
+    "{% set ns = namespace(x='a') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+    "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
+    "{{ (range(100000) | list * 100000) | length }}",
+    "{{ 1 | tojson(indent=10**9) }}{{ [1] | tojson(indent=10**9) }}",
+    "{{ 'a'.replace('a', 'b' * 10**8) * 100 }}",
+]
+OUTPUT_BOMBS = [
+    "{% for i in range(100000) %}{{ 'a' * 1000 }}{% endfor %}",
+    "{{ messages[0].content * 10**6 }}",
+]
+DEPTH_BOMBS = [
+    "{% macro m(x) %}{{ m(x) }}{% endmacro %}{{ m(1) }}",
+    "{{ " + "(" * 20_000 + "1" + ")" * 20_000 + " }}",
+    "{{ " + "[" * 20_000 + "]" * 20_000 + " }}",
+    "{% if 1 %}" * 5_000 + "{% endif %}" * 5_000,
+    "{{ range(10**9) | list }}",
+]
+ENDLESS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+TIME_BOMBS = [
+    ENDLESS,
+    "{% set c = cycler(1, 2) %}{% for i in range(99999) %}{% for j in range(99999) %}"
+    "{% if c.next() == 3 %}{% break %}{% endif %}{% endfor %}{% endfor %}",
+    "{{ 9 ** 9 ** 9 }}",
+    "{% set x = messages | length %}{{ (x + 8) ** (x + 8) ** (x + 8) }}",
+    "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(60) }}",
+]
+
+
+@pytest.mark.parametrize("bomb", MEMORY_BOMBS + OUTPUT_BOMBS + DEPTH_BOMBS + TIME_BOMBS)
+async def test_bombs_go_off_in_their_own_process(start: Start, bomb: str) -> None:
+    # Hidden from the optimiser, which would compute constants while the template is loaded.
+    template = "{% if messages[0].role == 'bomb' %}" + bomb + "{% endif %}" + PLAIN
+    process = start(template, render_limit_s=1.0)
+    with pytest.raises(TemplateBroken):
+        await process.render([[{"role": "bomb", "content": "x"}]])
+    if LINUX and process.pid is not None:
+        assert peak_bytes(process.pid) < MEMORY_BYTES
+    if bomb not in TIME_BOMBS[2:3] + DEPTH_BOMBS[1:4]:  # These fail at load, every time.
+        assert await process.render(user("still here")) == ["user: still here\n"]
+
+
+@pytest.mark.parametrize("bomb", ["{{ 'a' * 10**9 }}", "{{ 9 ** 9 ** 9 }}"])
+async def test_constants_explode_at_load_and_again_at_the_next_try(start: Start, bomb: str) -> None:
+    process = start(bomb, render_limit_s=0.5)
+    for _ in range(2):
+        with pytest.raises(TemplateBroken):
+            await process.render(user("x"))
+
+
+async def test_the_loop_goes_on_while_a_template_does_not_end(start: Start) -> None:
+    process = start(ENDLESS, render_limit_s=1.0)
+    render = asyncio.create_task(process.render(user("x")))
+    await until(lambda: process.pid is not None)
+    turns = 0
+    while not render.done():
+        await asyncio.sleep(0)
+        turns += 1
+    with pytest.raises(TemplateBroken, match="not done after 1 s"):
+        await render
+    assert turns > 100
+
+
+async def test_long_conversations_fit(start: Start) -> None:
+    messages = [{"role": "user", "content": "漢\U0001f600" * 400} for _ in range(2048)]
+    (text,) = await start(PLAIN).render([messages])
+    assert text == "".join(f"user: {message['content']}\n" for message in messages)
+
+
+async def test_a_child_that_died_meanwhile_is_replaced(start: Start) -> None:
+    process = start(PLAIN)
+    await process.render(user("one"))
+    before = process.pid
+    assert before is not None
+    os.kill(before, signal.SIGKILL)
+    assert await process.render(user("two")) == ["user: two\n"]
+    assert process.pid not in (None, before)
+
+
+async def test_a_child_that_dies_twice_is_an_error(start: Start) -> None:
+    process = start("{% if messages[0].role == 'bomb' %}" + ENDLESS + "{% endif %}" + PLAIN)
+    await process.render(user("one"))
+    process._render_limit_s = 60
+    render = asyncio.create_task(process.render([[{"role": "bomb", "content": ""}]]))
+    seen: list[int] = []
+    for _ in range(2):
+        await until(lambda: process.pid not in (None, *seen))
+        assert process.pid is not None
+        seen.append(process.pid)
+        child = psutil.Process(process.pid)
+        # Busy with the bomb, not with its imports.
+        await until(lambda child=child: child.num_fds() == 3 and child.cpu_times().user > 0.3)
+        child.kill()
+    with pytest.raises(TemplateBroken, match="ended with status -9"):
+        await render
+    assert await process.render(user("still here")) == ["user: still here\n"]
+
+
+async def test_a_stopped_child_is_replaced(start: Start) -> None:
+    process = start(PLAIN, render_limit_s=1.0)
+    await process.render(user("one"))
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGSTOP)
+    with pytest.raises(TemplateBroken, match="not done"):
+        await process.render(user("more than a pipe holds " * 10_000))
+    assert await process.render(user("two")) == ["user: two\n"]
+
+
+async def test_closing_ends_a_render_that_goes_on(start: Start) -> None:
+    process = start(ENDLESS, render_limit_s=60)
+    renders = [asyncio.create_task(process.render(user("x"))) for _ in range(3)]
+    await until(lambda: process.pid is not None)
+    await asyncio.wait_for(process.close(), 10)
+    for render in renders:
+        with pytest.raises(TemplateBroken):
+            await render
+    assert process.pid is None
+
+
+async def test_many_at_once(start: Start) -> None:
+    process = start(PLAIN)
+    texts = await asyncio.gather(*[process.render(user(f"{n}")) for n in range(100)])
+    assert texts == [[f"user: {n}\n"] for n in range(100)]
+
+
+async def test_a_cancelled_render_disturbs_nobody(start: Start) -> None:
+    process = start(PLAIN)
+    renders = [asyncio.create_task(process.render(user(f"{n}"))) for n in range(20)]
+    await asyncio.sleep(0)
+    for render in renders[::2]:
+        render.cancel()
+    done = await asyncio.gather(*renders, return_exceptions=True)
+    assert done[1::2] == [[f"user: {n}\n"] for n in range(1, 20, 2)]
+
+
+async def test_another_event_loop_may_use_it(start: Start) -> None:
+    process = start(PLAIN)
+    there = await asyncio.to_thread(lambda: asyncio.run(process.render(user("there"))))
+    assert there == ["user: there\n"]
+    assert await process.render(user("here")) == ["user: here\n"]
+
+
+async def test_nothing_remains() -> None:
+    await asyncio.to_thread(int)  # The loop's own thread pool is there before counting begins.
+    gc.collect()
+    me = psutil.Process()
+    before = me.num_fds(), me.num_threads(), [child.pid for child in me.children()]
+    for _ in range(3):
+        process = TemplateProcess(ENDLESS, {}, render_limit_s=0.2)
+        with pytest.raises(TemplateBroken):
+            await process.render(user("x"))
+        await process.close()
+        process = TemplateProcess(PLAIN, {})
+        await process.render(user("x"))
+        await process.close()
+    after = lambda: (me.num_fds(), me.num_threads(), [child.pid for child in me.children()])
+    await until(lambda: after() == before)
+
+
+@pytest.mark.parametrize("template", [PLAIN, PLAIN + ENDLESS])
+async def test_the_child_ends_with_its_parent(template: str) -> None:
+    program = f"""
+import asyncio
+from open_llm_server.engine.template_process import TemplateProcess
+async def main():
+    process = TemplateProcess({template!r}, {{}}, render_limit_s=600)
+    render = asyncio.create_task(process.render([[{{"role": "user", "content": ""}}]]))
+    while process.pid is None:
+        await asyncio.sleep(0.01)
+    print(process.pid, flush=True)
+    await asyncio.sleep(600)
+asyncio.run(main())
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
+    ) as parent:
+        assert parent.stdout is not None
+        child = int(await asyncio.to_thread(parent.stdout.readline))
+        parent.kill()
+    await until(lambda: gone(child))
+
+
+@pytest.mark.parametrize(
+    ("program", "error"),
+    [
+        ("", OSError),
+        ("raise SystemExit(1)", OSError),
+        ("print('{}')", TemplateBroken),
+        ("print('{}\\n', end='', flush=True); input(); print('nonsense')", TemplateBroken),
+        ("print('{}', flush=True); input(); print('[]')", TemplateBroken),
+        ("print('{}', flush=True); input(); print('null'); input()", TemplateBroken),
+        ("""print('{}', flush=True); input(); print('{"texts": 1}'); input()""", TemplateBroken),
+        (
+            """print('{}', flush=True); input(); print('{"texts": ["a"]}'); input()""",
+            TemplateBroken,
+        ),
+        (
+            """print('{}', flush=True); input(); print('{"texts": []}', flush=True); input()
+print('{"texts": [1]}', flush=True); input()""",
+            TemplateBroken,
+        ),
+        (
+            """print('{}', flush=True); input()
+while True: print('x' * 65536, end='')""",
+            TemplateBroken,
+        ),
+    ],
+)
+async def test_a_child_that_is_no_renderer(
+    start: Start,
+    monkeypatch: pytest.MonkeyPatch,
+    program: str,
+    error: type[Exception],
+) -> None:
+    monkeypatch.setattr(template_process, "_command", lambda: [sys.executable, "-c", program])
+    with pytest.raises(error):
+        await start(PLAIN, render_limit_s=5).render(user("x"))
+
+
+async def test_without_jinja2_the_error_says_so(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(OSError, match="pip install jinja2"):
+        await start(PLAIN).render(user("x"))
+
+
+def test_the_child_imports_nothing_of_this_package() -> None:
+    modules = subprocess.run(
+        [
+            *template_process._command()[:3],
+            "-c",
+            "import runpy, sys; sys.path += sys.argv[2:]; runpy.run_path(sys.argv[1]);"
+            "import json; print(json.dumps(sorted(sys.modules)))",
+            *template_process._command()[3:],
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    heavy = ("open_llm_server", "pydantic", "bentoml", "torch", "numpy", "asyncio", "socket")
+    assert not [name for name in json.loads(modules) if name.startswith(heavy)]
