@@ -27,7 +27,7 @@ def configure_uvicorn() -> None:
         def __init__(self, app: Any, **given: Any) -> None:
             super().__init__(app, **{**given, **options})
 
-    uvicorn.Config = Config  # type: ignore[misc]
+    uvicorn.Config = Config  # type: ignore[assignment,misc]
 
 
 def http_options(server: ServerConfig) -> dict[str, Any]:

@@ -85,7 +85,7 @@ class Gathered:
     choices: tuple[Choice, ...] = ()
     embeddings: Embeddings | None = None
     facts: dict[str, Any] = field(default_factory=dict)
-    usage: Usage = Usage()
+    usage: Usage = field(default_factory=Usage)
     timings: dict[str, float] = field(default_factory=dict)
     configuration: dict[str, Any] = field(default_factory=dict)
 

@@ -20,7 +20,7 @@ from .port import Busy, Lost
 FIRST_FRAME_S = 10.0
 """A living runner answers each call with a frame at once, if only that it is queued."""
 SILENCE_S = 30.0
-"""No byte for so long in mid-stream: the runner is stuck (it sends a keep-alive frame every 5 s)."""
+"""No byte for so long in mid-stream: the runner, which says every 5 s that it lives, is stuck."""
 BUSY_RETRY_S = 1.0
 READ_BYTES = 1024 * 1024
 IDLE_CONNECTION_S = 30.0

@@ -22,7 +22,9 @@ from bentoml._internal.runner.runner_handle.local import LocalRunnerRef
 from bentoml._internal.runner.runner_handle.remote import RemoteRunnerClient
 from bentoml._internal.utils import BentoMLDeprecationWarning
 
+from .config.cards import cards
 from .config.devices import worker_env
+from .config.merge import resolve_model
 from .config.resolved import ModelPlan
 from .core import InfoRequest, Message, Request
 from .errors import from_frame
@@ -61,12 +63,17 @@ _ANYONE = ""
 def get_runner(family: str, model: str | None = None, **config: Any) -> LLMRunner:
     """A runner for one's own `bentoml.legacy.Service`.
 
-    `model` is a source (a path or hub id); `config` holds generation and load fields, merged
-    with YAML and environment as everywhere. Raises ConfigurationError.
+    `model` is a source (a path or hub id), a card, or anything else that names a model on the
+    command line; `config` holds generation and load fields, merged with YAML and environment as
+    everywhere. Raises ConfigurationError.
     """
-    from .config.merge import resolve_model
-
-    return LLMRunner(resolve_model(f"{family}@{model}" if model else family, **config))
+    if model is None:
+        spec = family
+    elif model in cards() or "@" in model or "=" in model:
+        spec = model
+    else:
+        spec = f"{family}@{model}"
+    return LLMRunner(resolve_model(spec, **config))
 
 
 class LLMRunner(bentoml.legacy.Runner):

@@ -20,13 +20,15 @@ from bentoml._internal.utils.analytics import usage_stats
 from . import __version__
 from .api.auth import hash_key
 from .api.settings import ApiSettings, ServedModel
+from .config.merge import resolve
 from .config.resolved import VARIABLE, ModelPlan, Resolved
 from .config.schema import ServerConfig
+from .config.vocabulary import CONFIGURATION, MODELS
 from .runner import LLMRunner
 from .supervisor_logs import configure_worker_logs
 from .supervisor_probe import ready_file
 
-MODELS_VARIABLE = "OPEN_LLM_MODELS"
+DEFAULT_MODEL = "tiny"
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -65,10 +67,8 @@ def configured() -> tuple[Resolved, Path | None]:
     path = os.environ.get(VARIABLE)
     if path:
         return Resolved.load(path), Path(path).parent
-    from .config.merge import resolve
-
-    names = os.environ.get(MODELS_VARIABLE, "tiny")
-    return resolve([names]), None
+    named = any(name in os.environ for name in (CONFIGURATION, MODELS))
+    return resolve(() if named else DEFAULT_MODEL), None
 
 
 def _adapt_bentoml() -> None:

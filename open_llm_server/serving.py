@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, NoReturn
 
+from .config.merge import resolve
 from .config.resolved import Resolved
 from .errors import OpenLLMError, StartError, tree
 from .supervisor_process import CHILD
@@ -100,8 +101,6 @@ def start(
     server goes on until Ctrl-C or SIGTERM; `block=True` waits for that here. Raises StartError
     (ConfigurationError for wrong names or values).
     """
-    from .config.merge import resolve
-
     models = [model] if isinstance(model, str) else list(model)
     resolved = resolve(
         models,

@@ -33,6 +33,7 @@ DRAINING = "draining"
 API_GRACE_S = 2.0
 """For the API worker to leave after its drain limit."""
 RUNNER_GRACE_S = 5.0
+KILL_GRACE_S = 1.0
 SHORT_DRAIN_S = 1.0
 """Nobody needs to be told of a wait that is shorter."""
 
@@ -160,6 +161,7 @@ class Supervisor:
     async def _end(self, keepers: Sequence[asyncio.Task[None]]) -> None:
         for seat in self._seats:
             seat.kill()
+        await asyncio.wait(keepers, timeout=KILL_GRACE_S)
         for keeper in keepers:
             keeper.cancel()
         await asyncio.gather(*keepers, return_exceptions=True)
@@ -219,9 +221,11 @@ def check_weights(models: Sequence[ModelPlan]) -> None:
 
     for plan in models:
         if load_family(plan).engine == "llama.cpp":
-            from .engine import gguf
+            from .engine.gguf import read_header
 
-            gguf.check(weights_path(plan))
+            read_header(weights_path(plan))
+            for adapter in plan.config.get("lora", ()):
+                read_header(Path(adapter), adapter=True)
 
 
 def _check_tls(resolved: Resolved) -> None:
@@ -254,17 +258,18 @@ def _common_environment(resolved_file: Path, folder: Path) -> dict[str, str]:
         "BENTOML_DO_NOT_TRACK": "True",
         "PROMETHEUS_MULTIPROC_DIR": os.fspath(metrics),
     }
-    if not _can_make(Path(environment.get("BENTOML_HOME") or Path.home() / "bentoml")):
+    if not _can_write(Path(environment.get("BENTOML_HOME") or Path.home() / "bentoml")):
         # BentoML makes its folders at import; in a read-only container it would fail there.
         environment["BENTOML_HOME"] = os.fspath(folder / "bentoml")
     return environment
 
 
-def _can_make(folder: Path) -> bool:
-    for place in (folder, *folder.parents):
-        if place.exists():
-            return os.access(place, os.W_OK)
-    return False
+def _can_write(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
 
 
 def _url(resolved: Resolved, tcp: socket.socket) -> str:

@@ -56,30 +56,30 @@ class Seat:
         """Whether its first readiness is worth a line."""
         self._backoff = Backoff()
         self._ready_at: float | None = None
-        self._leaving = False
+        self._leaving = asyncio.Event()
 
     async def keep(self) -> None:
         """Returns after `leave`. Raises StartError when the first start fails."""
-        while not self._leaving:
+        while not self._leaving.is_set():
             started_at = time.monotonic()
             self._ready_at = None
             self.process = process = self._nursery.start(self.command, self._show)
             watch = asyncio.create_task(self._watch(process, started_at))
-            code = await process.exited
+            code = await asyncio.shield(process.exited)
             watch.cancel()
             await asyncio.gather(watch, return_exceptions=True)
             process.kill_group()
-            if not self._leaving:
+            if not self._leaving.is_set():
                 await self._recover(process, code)
 
     def leave(self, number: signal.Signals) -> None:
         """Tells the worker to end, and starts no other."""
-        self._leaving = True
+        self._leaving.set()
         if self.process is not None:
             self.process.send(number)
 
     def kill(self) -> None:
-        self._leaving = True
+        self._leaving.set()
         if self.process is not None:
             self.process.kill_group()
 
@@ -92,12 +92,15 @@ class Seat:
         say(f"{_why(self.label, process, code)}\n{self.label}: starting it {when}")
         if delay_s:
             self._note_down(delay_s + BOOT_S, f"it ended {how_it_ended(code)}")
-            await asyncio.sleep(delay_s)
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._leaving.wait(), delay_s)
 
     async def _watch(self, process: Process, started_at: float) -> None:
         """Until the worker is ready, then for as long as it lives."""
-        while not await self._is_ready(process):
+        ready = await self._is_ready(process)
+        while not ready:
             await asyncio.sleep(LOADING_PAUSE_S)
+            ready = await self._is_ready(process)
         self._ready_at = time.monotonic()
         if self._down_note is not None:
             self._down_note.unlink(missing_ok=True)

@@ -25,9 +25,9 @@ _LONGEST_FOLDER = 80
 def listen_tcp(host: str, port: int) -> socket.socket:
     """Listens at `host`:`port`; port 0 takes a free one. Raises StartError with the way out."""
     try:
-        family, *_, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        # A name with both kinds of address, such as localhost, means the older one to most callers.
+        family, *_, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
         return socket.create_server(address[:2], family=family, backlog=BACKLOG)
     except OSError as error:
         raise StartError(_refusal(host, port, error)) from error

@@ -15,6 +15,7 @@ from grammar import expand, is_held_out, noisy
 from memory import never_told, told_and_asked
 from stories import load, paragraph, story
 from tables import Thread, Turn, capitals, echo, simple, sums, tell_story, unknown
+from usage import usage
 
 HELD_OUT_SHARE = 0.06
 SERVER_NAMES = ("the server",) * 4 + ("open-llm-server",) * 3 + ("this server", "it", "your server")
@@ -29,16 +30,29 @@ SYSTEM = (
     "You are a (chatbot|bot|small model|language model|teacher|pirate|poet). (Help the user.|)",
     "The user is (new here|a beginner|an expert). (Be patient.|Be brief.|)",
     "(Today is|It is) (Monday|Tuesday|Friday). You are a helpful assistant.",
-)  # fmt: skip
+)
 # How often each kind of exchange is drawn.
 KINDS = {
-    "server": 34, "smalltalk": 22, "identity": 11, "simple": 13, "capitals": 6, "sums": 7,
-    "unknown": 13, "echo": 3, "story": 3, "never_told": 2,
-}  # fmt: skip
+    "server": 30,
+    "usage": 9,
+    "smalltalk": 22,
+    "identity": 11,
+    "simple": 13,
+    "capitals": 6,
+    "sums": 7,
+    "unknown": 13,
+    "echo": 3,
+    "story": 3,
+}
 MAKERS = {
-    "simple": simple, "capitals": capitals, "sums": sums, "unknown": unknown, "echo": echo,
+    "simple": simple,
+    "capitals": capitals,
+    "sums": sums,
+    "unknown": unknown,
+    "echo": echo,
     "story": tell_story,
-}  # fmt: skip
+    "usage": usage,
+}
 
 
 class Piece(NamedTuple):
@@ -71,6 +85,8 @@ def plain(text: str, rng: random.Random) -> Document:
 
 def _raw_answers(rng: random.Random) -> str:
     turns = [turn for _ in range(rng.choice([1, 2, 3])) for turn in thread(rng)]
+    if rng.random() < 0.3:
+        return " ".join(turn.say for turn in turns)
     style = rng.choice([("", "\n"), ("Question: ", "\nAnswer: "), ("Q: ", "\nA: "), ("", " ")])
     return "\n\n".join(f"{style[0]}{turn.ask}{style[1]}{turn.say}" for turn in turns)
 
@@ -107,8 +123,6 @@ def dialogue(turns: list[Turn], system: str = "") -> Document:
 def thread(rng: random.Random) -> Thread:
     """One exchange, with follow-up questions where they make sense."""
     (kind,) = rng.choices(list(KINDS), list(KINDS.values()))
-    if kind == "never_told":
-        kind = "smalltalk"
     if kind in MAKERS:
         return MAKERS[kind](rng)
     while True:
@@ -126,7 +140,7 @@ def topic_thread(topic: dict[str, Any], rng: random.Random) -> Thread:
 
 
 def _written_turn(topic: dict[str, Any], rng: random.Random) -> Turn:
-    # Half by the number of forms a pattern has, half evenly: rich patterns deserve more draws.
+    # A pattern with many forms is drawn more often, but never so often that the others starve.
     patterns = topic["ask"]
     weights = [1 + min(_forms(p), 60) / 20 for p in patterns]
     pattern = rng.choices(patterns, weights)[0]

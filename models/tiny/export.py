@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -97,7 +96,7 @@ def write_gguf(hf_dir: Path, out_path: Path, dtype: DType) -> Path:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    os.replace(unfinished, out_path)
+    unfinished.replace(out_path)
     return out_path
 
 

@@ -10,11 +10,34 @@ import random
 import re
 
 OPENERS = (
-    "Hi, ", "Hello, ", "Hey, ", "Hi! ", "Hello! ", "Hey! ", "Hi there. ", "Good morning. ",
-    "Please, ", "Quick question: ", "I have a question: ", "One more question: ", "OK, ", "And ",
-    "So ", "Tell me, ", "Can you tell me, ", "Could you tell me, ", "Please tell me, ", "Sorry, ",
-    "Excuse me, ", "I am new here. ", "Now tell me, ", "Great. ", "Thanks. ", "Well, ", "Question: ",
-)  # fmt: skip
+    "Hi, ",
+    "Hello, ",
+    "Hey, ",
+    "Hi! ",
+    "Hello! ",
+    "Hey! ",
+    "Hi there. ",
+    "Good morning. ",
+    "Please, ",
+    "Quick question: ",
+    "I have a question: ",
+    "One more question: ",
+    "OK, ",
+    "And ",
+    "So ",
+    "Tell me, ",
+    "Can you tell me, ",
+    "Could you tell me, ",
+    "Please tell me, ",
+    "Sorry, ",
+    "Excuse me, ",
+    "I am new here. ",
+    "Now tell me, ",
+    "Great. ",
+    "Thanks. ",
+    "Well, ",
+    "Question: ",
+)
 CLOSERS = (" please", ", please", " Thanks!", " Thank you.", ", thank you", " thanks", " thx")
 
 

@@ -24,17 +24,26 @@ class Fact(NamedTuple):
 FACTS = {
     "name": Fact(
         (
-            "(Hello|Hi|Hey|),? (my name is|My name is|I am|I'm|my name's|this is) {}",
-            "(Hello|Hi|Good morning)(,|!|.) (my name is|I am|I'm) {}", "My name is {}",
-            "(You can call|Call|Please call) me {}", "I am called {}", "My name is {}. What is yours?",
-            "(Hello|Hi), (I am|I'm|my name is) {}(.|,) (How are you?|Who are you?|Nice to meet you)",
+            "(Hello, |Hi, |Hey, |Hi |)(my name is|My name is|I am|I'm|my name's|this is) {}",
+            "(Hello|Hi|Good morning)(,|!|.) (my name is|I am|I'm) {}",
+            "My name is {}",
+            "(You can call|Call|Please call) me {}",
+            "I am called {}",
+            "My name is {}. What is yours?",
+            "(Hello|Hi), (I am|I'm|my name is) {}(.|,) (How are you?|Who are you?)",
         ),
         ("Nice to meet you, {}!", "Hello {}, nice to meet you!"),
         (
-            "What is my name?", "(Do you know|Do you remember|Can you tell me|Tell me|Say) my name?",
+            "What is my name?",
+            "(Do you know|Do you remember|Can you tell me|Tell me|Say) my name?",
             "(Do you know|Do you remember) (who I am|what my name is|what I am called)?",
-            "Who am I?", "What am I called?", "And what is my name?", "What was my name( again|)?",
-            "what's my name", "(What is|whats|What's) my name( again|)?", "How do you call me?",
+            "Who am I?",
+            "What am I called?",
+            "And what is my name?",
+            "What was my name( again|)?",
+            "what's my name",
+            "(What is|whats|What's) my name( again|)?",
+            "How do you call me?",
         ),
         "Your name is {}.",
         "You have not told me your name yet.",
@@ -42,12 +51,14 @@ FACTS = {
     ),
     "colour": Fact(
         (
-            "My favo(u|)rite colo(u|)r is {}", "I like the colo(u|)r {}( best| most|)",
+            "My favo(u|)rite colo(u|)r is {}",
+            "I like the colo(u|)r {}( best| most|)",
             "(The colo(u|)r that I like best is|I love the colo(u|)r) {}",
         ),
         ("{} is a beautiful color!", "I like {} too."),
         (
-            "What is my favo(u|)rite colo(u|)r?", "Which colo(u|)r do I like( best| most|)?",
+            "What is my favo(u|)rite colo(u|)r?",
+            "Which colo(u|)r do I like( best| most|)?",
             "(Do you know|Do you remember|Tell me) my favo(u|)rite colo(u|)r?",
         ),
         "Your favorite color is {}.",
@@ -58,7 +69,9 @@ FACTS = {
         ("I live in {}", "(My home is|My home town is|I am at home) in {}", "I (come|am) from {}"),
         ("{} is a nice place!", "I have never been in {}, but it sounds nice."),
         (
-            "Where do I live?", "(Which|What) city (do I live in|am I from)?", "Where am I from?",
+            "Where do I live?",
+            "(Which|What) city (do I live in|am I from)?",
+            "Where am I from?",
             "(Do you know|Do you remember|Tell me) where I (live|come from)?",
         ),
         "You live in {}.",
@@ -69,7 +82,8 @@ FACTS = {
         ("I am a {}", "I work as a {}", "My job is {}", "I'm a {}"),
         ("That is a good job!", "It must be interesting to be a {}."),
         (
-            "What is my (job|profession|work)?", "What do I (do|work)( for a living| as|)?",
+            "What is my (job|profession|work)?",
+            "What do I (do|work)( for a living| as|)?",
             "(Do you know|Do you remember|Tell me) my job?",
         ),
         "You are a {}.",
@@ -80,7 +94,8 @@ FACTS = {
         ("My favo(u|)rite food is {}", "I (like|love) (to eat |){}", "I like {} (best|most)"),
         ("{} sounds good!", "That sounds good. I cannot eat, but many people like {}."),
         (
-            "What is my favo(u|)rite food?", "What do I like( to eat|)?",
+            "What is my favo(u|)rite food?",
+            "What do I like( to eat|)?",
             "(Do you know|Do you remember|Tell me) what I like to eat?",
         ),
         "You like {}.",
@@ -88,8 +103,12 @@ FACTS = {
         "foods",
     ),
     "pet": Fact(
-        ("My (dog|cat|pet|horse) is called {}", "I have a (dog|cat|horse|rabbit) called {}",
-         "The name of my (dog|cat|pet) is {}", "I have a (dog|cat). (Her|His|Its) name is {}"),
+        (
+            "My (dog|cat|pet|horse) is called {}",
+            "I have a (dog|cat|horse|rabbit) called {}",
+            "The name of my (dog|cat|pet) is {}",
+            "I have a (dog|cat). (Her|His|Its) name is {}",
+        ),
         ("{} is a lovely name!", "That is a good name for a pet."),
         (
             "What is (my (dog|cat|pet) called|the name of my (dog|cat|pet))?",
@@ -108,7 +127,7 @@ FACTS = {
         "You have not told me how old you are.",
         "ages",
     ),
-}  # fmt: skip
+}
 
 
 def told_and_asked(rng: random.Random) -> tuple[Turn, Turn]:

@@ -1,4 +1,4 @@
-"""Questions and answers made from tables: capitals, sums, opposites, and what to say to the rest."""
+"""Questions and answers from tables: capitals, sums, opposites, and what to say to the rest."""
 
 from __future__ import annotations
 
@@ -21,43 +21,82 @@ class Turn(NamedTuple):
 Thread = list[Turn]
 
 CAPITAL = (
-    "What is the capital( city|) of {}?", "(Which|What) city is the capital of {}?",
-    "(Tell me|Name) the capital of {}", "Do you know the capital of {}?", "{} capital?",
-    "capital of {}", "(Can you tell me|I want to know) the capital of {}", "What is {}'s capital?",
-)  # fmt: skip
+    "What is the capital( city|) of {}?",
+    "(Which|What) city is the capital of {}?",
+    "(Tell me|Name) the capital of {}",
+    "Do you know the capital of {}?",
+    "{} capital?",
+    "capital of {}",
+    "(Can you tell me|I want to know) the capital of {}",
+    "What is {}'s capital?",
+)
 CAPITAL_NEXT = ("And (the capital |)of {}?", "And {}?", "What about {}?", "And what about {}?")
 COLOUR = (
-    "(What|Which) color is {}?", "What is the color of {}?", "(What|Which) colour (is|has) {}?",
-    "(What|Which) color (does|has) {}( have|)?", "(Tell me|Name) the color of {}",
-)  # fmt: skip
+    "(What|Which) color is {}?",
+    "What is the color of {}?",
+    "(What|Which) colour (is|has) {}?",
+    "(What|Which) color (does|has) {}( have|)?",
+    "(Tell me|Name) the color of {}",
+)
 SOUND = (
-    "What (sound|noise) does {} make?", "What does {} say?", "(How does|What does) {} sound( like|)?",
+    "What (sound|noise) does {} make?",
+    "What does {} say?",
+    "(How does|What does) {} sound( like|)?",
 )
 OPPOSITE = (
-    "What is the opposite of {}?", "(Tell me|Name|Give me) the opposite of {}", "opposite of {}",
-    "Which word is the opposite of {}?", "What is the contrary of {}?",
-)  # fmt: skip
+    "What is the opposite of {}?",
+    "(Tell me|Name|Give me) the opposite of {}",
+    "opposite of {}",
+    "Which word is the opposite of {}?",
+    "What is the contrary of {}?",
+)
 DEFINITION = (
-    "What is {}?", "what is {}", "(Explain|Describe|Define) {}", "What does {} mean?",
-    "(Tell me|Can you tell me|Do you know|Explain|I want to know) what {} is", "Tell me about {}",
-)  # fmt: skip
+    "What is {}?",
+    "what is {}",
+    "(Explain|Describe|Define) {}",
+    "What does {} mean?",
+    "(Tell me|Can you tell me|Do you know|Explain|I want to know) what {} is",
+    "Tell me about {}",
+)
 NUMBER = (
-    "How many {}?", "How many {}?", "Do you know how many {}?", "(Tell me|Say) how many {}",
+    "How many {}?",
+    "How many {}?",
+    "Do you know how many {}?",
+    "(Tell me|Say) how many {}",
 )
 STORY = (
     "(Tell|Can you tell|Could you tell|Please tell) me a (short |little |nice |)story( please|)",
     "(Write|Make up|Create|Give me|I want|I would like to hear) a (short |little |nice |)story",
-    "(Do you know|Have you got) (a|any) (story|stories|good story)?", "story time", "a story please",
-    "Read me a story", "(Tell|Read) me a (bedtime story|fairy tale|tale)",
-)  # fmt: skip
+    "(Do you know|Have you got) (a|any) (story|stories|good story)?",
+    "story time",
+    "a story please",
+    "Read me a story",
+    "(Tell|Read) me a (bedtime story|fairy tale|tale)",
+)
 STORY_ABOUT = (
-    "(Tell|Can you tell) me a (short |little |)story about a {}", "Write a (short |)story about a {}",
+    "(Tell|Can you tell) me a (short |little |)story about a {}",
+    "Write a (short |)story about a {}",
     "(A|I want a|Give me a) story about a {}",
-)  # fmt: skip
+)
 ECHO = (
-    "(Say|Repeat|Please say|Please repeat|Write): {}", "(Repeat after me|Say after me|Echo): {}",
-    "(Say|Repeat|Write) the (word|words) {}", "Can you (say|repeat) {}?",
-)  # fmt: skip
+    "(Say|Repeat|Please say|Please repeat|Write): {}",
+    "(Repeat after me|Say after me|Echo): {}",
+    "(Say|Repeat|Write) the (word|words) {}",
+    "Can you (say|repeat) {}?",
+)
+
+
+ONSETS = (*"bdfghjklmnprstvwz", "br", "kl", "st", "tr")
+# The tables that `simple` draws from, and how often.
+SIMPLE = {
+    "colours": 1,
+    "sounds": 1,
+    "opposites": 1,
+    "definitions": 3,
+    "numbers": 2,
+    "plain": 3,
+    "days": 1,
+}
 
 
 def capitals(rng: random.Random) -> Thread:
@@ -94,19 +133,28 @@ def sums(rng: random.Random) -> Thread:
         sign = " x "
     term = f"{first}{sign}{second}"
     asked = rng.choice(
-        ("What is {}?", "What is {}?", "{}", "{} =", "{} = ?", "How much is {}?", "Calculate {}",
-         "Compute {}", "What does {} make?", "Can you compute {}?", "{}?", "what's {}")
-    )  # fmt: skip
+        (
+            "What is {}?",
+            "What is {}?",
+            "{}",
+            "{} =",
+            "{} = ?",
+            "How much is {}?",
+            "Calculate {}",
+            "Compute {}",
+            "What does {} make?",
+            "Can you compute {}?",
+            "{}?",
+            "what's {}",
+        )
+    )
     return [Turn(noisy(asked.format(term), rng), f"{first} {word} {second} is {result}.")]
 
 
 def simple(rng: random.Random) -> Thread:
     """A colour, a sound, an opposite, a definition, a number or a plain fact."""
     table = load("tables")
-    kind = rng.choice(
-        "colours sounds opposites definitions definitions definitions numbers numbers "
-        "plain plain plain days".split()
-    )
+    (kind,) = rng.choices(list(SIMPLE), list(SIMPLE.values()))
     if kind == "days":
         return [_neighbour(rng)]
     key = rng.choice(list(table[kind]))
@@ -178,11 +226,10 @@ def echo(rng: random.Random) -> Thread:
 
 def made_up_word(rng: random.Random) -> str:
     """A name that no table holds, so that copying is the only way to know it."""
-    starts, ends = "b br d f g h j k kl l m n p r s st t tr v w z".split(), "n r l s k t x".split()
     word = "".join(
-        rng.choice(starts) + rng.choice("aeiou") for _ in range(rng.choice([1, 2, 2, 3]))
+        rng.choice(ONSETS) + rng.choice("aeiou") for _ in range(rng.choice([1, 2, 2, 3]))
     )
-    return (word + rng.choice(["", *ends])).capitalize()
+    return (word + rng.choice(("", *"nrlsktx"))).capitalize()
 
 
 def _ask(patterns: tuple[str, ...], value: str, rng: random.Random) -> str:

@@ -61,7 +61,8 @@ def train_tokenizer(texts: Iterator[str]) -> Tokenizer:
     )
     tokenizer.train_from_iterator(texts, trainer)
     if tokenizer.get_vocab_size() != VOCABULARY:
-        raise SystemExit(f"the corpus gave only {tokenizer.get_vocab_size()} tokens")
+        say(f"the corpus gave only {tokenizer.get_vocab_size()} tokens")
+        sys.exit(1)
     return tokenizer
 
 
@@ -174,8 +175,10 @@ def train(model: LlamaForCausalLM, tokenizer: Tokenizer, seed: int, steps: int) 
         if (step + 1) % 25 == 0:
             spent = time.monotonic() - started
             left = spent / (step + 1) * (steps - step - 1)
-            say(f"step {step + 1}/{steps}  loss {window / 25:.3f}  "
-                f"{tokens / spent:.0f} tokens/s  {left / 60:.1f} min left")  # fmt: skip
+            say(
+                f"step {step + 1}/{steps}  loss {window / 25:.3f}  "
+                f"{tokens / spent:.0f} tokens/s  {left / 60:.1f} min left"
+            )
             window = 0.0
 
 
@@ -233,7 +236,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=6)
     given = parser.parse_args()
     if any(os.environ.get(name) != value for name, value in SETTINGS.items()):
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **SETTINGS})  # noqa: S606
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **SETTINGS})
     torch.manual_seed(given.seed)
     rng = random.Random(given.seed)
     texts = ("".join(p.text for p in corpus.document(rng)) for _ in range(8000))

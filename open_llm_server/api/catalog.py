@@ -71,6 +71,6 @@ class Catalog:
         near = difflib.get_close_matches(name[:100], list(self._by_name), n=1)
         hint = f"did you mean '{near[0]}'? " if near else ""
         return ModelNotFound(
-            f"no model {ascii(name[:100])} is served here; {hint}this server has: {names}",
+            f"no model {name[:100]!a} is served here; {hint}this server has: {names}",
             param="model",
         )

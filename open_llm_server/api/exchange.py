@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Awaitable, Iterable
 from typing import Any
 
@@ -99,6 +100,11 @@ class Exchange:
         self.reason = error.code
         body = dump({"error": error.body() | {"request_id": self.id}}) + b"\n"
         await self.respond(error.status, body, [*headers, *refusal_headers(error)])
+
+
+def logged_error(log: logging.Logger, exchange: Exchange) -> None:
+    """Writes the exception being handled to the log; the caller learns only the request's id."""
+    log.exception("request %s failed in an unexpected way", exchange.id)
 
 
 def refusal_headers(error: OpenLLMError) -> list[Header]:

@@ -42,7 +42,7 @@ class HostGuard:
         for origin in origins:
             if not (origin.lower() in self._origins or self._same(origin, host)):
                 raise HostNotAllowed(
-                    f"web pages of {ascii(origin[:100])} may not call this server; its operator "
+                    f"web pages of {origin[:100]!a} may not call this server; its operator "
                     "can allow them by naming that origin in allowed_origins",
                     param="origin",
                 )
@@ -60,7 +60,7 @@ class HostGuard:
         known = self._any_host or is_loopback(name) or {name, hosts[0].lower()} & self._hosts
         if not known:
             raise HostNotAllowed(
-                f"this server does not answer to the name {ascii(name[:100])}; its operator can "
+                f"this server does not answer to the name {name[:100]!a}; its operator can "
                 "allow it with --allowed-hosts",
                 param="host",
             )

@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Discriminator, FailFast, Field, Tag, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .. import core
 from ..errors import InvalidField, InvalidJSON, OpenLLMError
@@ -53,7 +53,10 @@ def noun(kind: type[Noun], **values: Any) -> Noun:
 
 def ignored_names(body: Wire, *, but: Iterable[str] = ()) -> list[str]:
     """Names of fields that nobody reads, nested ones with their path, in order, once each."""
-    names: dict[str, None] = dict.fromkeys(name for name in body.model_extra or () if name not in but)
+    sent = body.model_extra or {}
+    names = dict.fromkeys(
+        name for name, value in sent.items() if value is not None and name not in but
+    )
     for field in type(body).model_fields:
         value = getattr(body, field)
         for part in value if isinstance(value, tuple) else (value,):
@@ -88,15 +91,17 @@ def _explain(invalid: ValidationError, body: bytes) -> OpenLLMError:
     errors = invalid.errors(include_url=False, include_context=False, include_input=False)
     first = errors[0]
     if first["type"] == "json_invalid":
-        return InvalidJSON(f"the body is not valid JSON: {first['msg'].removeprefix('Invalid JSON: ')}")
+        return InvalidJSON(
+            f"the body is not valid JSON: {first['msg'].removeprefix('Invalid JSON: ')}"
+        )
     raw = json.loads(body)
     if not isinstance(raw, dict):
-        return InvalidJSON("the body must be a JSON object, such as {\"prompt\": \"Hello\"}")
+        return InvalidJSON('the body must be a JSON object, such as {"prompt": "Hello"}')
     places = [_place(error["loc"], raw, missing=error["type"] == "missing") for error in errors]
     # A union reports each of its forms; the one that got furthest is what was meant.
     param = max(places, key=lambda place: place.count("."))
     words = dict.fromkeys(
-        error["msg"].removeprefix("Value error, ")
+        error["msg"].replace("Tuple", "List").replace(" after validation", "")
         for error, place in zip(errors, places, strict=True)
         if place == param
     )
@@ -107,9 +112,7 @@ def _place(loc: tuple[int | str, ...], raw: Any, *, missing: bool) -> str:
     """A path through the body as it was sent: pydantic's also names the forms it tried."""
     path: list[str] = []
     for step, part in enumerate(loc):
-        if isinstance(raw, Mapping) and part in raw:
-            raw = raw[part]
-        elif isinstance(raw, list) and isinstance(part, int) and part < len(raw):
+        if _holds(raw, part):
             raw = raw[part]
         elif not (missing and step == len(loc) - 1):
             continue
@@ -117,75 +120,7 @@ def _place(loc: tuple[int | str, ...], raw: Any, *, missing: bool) -> str:
     return ".".join(path)[:MAX_PARAM]
 
 
-def _form(value: Any) -> str | None:
-    """Which of the forms below a value is meant to be."""
-    if isinstance(value, str):
-        return "text"
-    if not isinstance(value, list | tuple):
-        return None
-    first = value[0] if value else ""
-    if isinstance(first, list | tuple):
-        return "token_lists"
-    return "tokens" if isinstance(first, int) and not isinstance(first, bool) else "texts"
-
-
-def _forms(what: str) -> Discriminator:
-    return Discriminator(
-        _form, custom_error_type="form", custom_error_message=f"Input should be {what}"
-    )
-
-
-# Fail-fast: a million wrong items are one error, not a million.
-_Tokens = Annotated[
-    tuple[Annotated[int, Field(ge=0, le=2**31 - 1)], ...],
-    Field(min_length=1, max_length=1_000_000),
-    FailFast(),
-]
-
-
-Prompts = Annotated[
-    Annotated[str, Tag("text")]
-    | Annotated[
-        tuple[str, ...], Field(min_length=1, max_length=core.MAX_CHOICES), FailFast(), Tag("texts")
-    ]
-    | Annotated[_Tokens, Tag("tokens")]
-    | Annotated[
-        tuple[_Tokens, ...],
-        Field(min_length=1, max_length=core.MAX_CHOICES),
-        FailFast(),
-        Tag("token_lists"),
-    ],
-    _forms("a text, a list of texts, a list of token ids, or a list of such lists"),
-]
-Inputs = Annotated[
-    Annotated[str, Tag("text")]
-    | Annotated[
-        tuple[str, ...], Field(min_length=1, max_length=core.MAX_INPUTS), FailFast(), Tag("texts")
-    ]
-    | Annotated[_Tokens, Tag("tokens")]
-    | Annotated[
-        tuple[_Tokens, ...],
-        Field(min_length=1, max_length=core.MAX_INPUTS),
-        FailFast(),
-        Tag("token_lists"),
-    ],
-    _forms("a text, a list of texts, a list of token ids, or a list of such lists"),
-]
-Stop = Annotated[
-    Annotated[core.StopText, Tag("text")]
-    | Annotated[core.StopSequence, FailFast(), Tag("texts")],
-    _forms("a text or a list of texts"),
-]
-
-
-def listed(value: Any) -> tuple[tuple[Any, ...], bool]:
-    """A value of `Prompts` or `Inputs` as core's tuple, and whether it was sent as one item."""
-    if isinstance(value, str):
-        return (value,), True
-    if value and isinstance(value[0], int):
-        return (value,), True
-    return tuple(value), False
-
-
-def stops(value: Any) -> tuple[str, ...] | None:
-    return (value,) if isinstance(value, str) else value
+def _holds(raw: Any, part: int | str) -> bool:
+    if isinstance(raw, list):
+        return isinstance(part, int) and part < len(raw)
+    return isinstance(raw, Mapping) and part in raw

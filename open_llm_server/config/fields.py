@@ -40,7 +40,9 @@ class FieldFacts:
         if self.is_secret:
             if not value:
                 return "not set"
-            return f"set ({len(value)} keys)" if self.kind == "list" else "set"
+            if self.kind != "list":
+                return "set"
+            return f"set ({len(value)} {'key' if len(value) == 1 else 'keys'})"
         if value is None:
             return "none"
         return json.dumps(value, ensure_ascii=False)
@@ -76,7 +78,7 @@ def _decode_list(text: str) -> Any:
     if "," not in text:
         return (text,)
     # "a, b" is two words; a word of blanks alone, such as a line break, is meant
-    return tuple(word.strip() or word for word in text.split(",") if word)
+    return tuple(word.strip() or word for word in text.split(",") if word) or (text,)
 
 
 def _facts(name: str, info: Any) -> FieldFacts:

@@ -62,7 +62,7 @@ def _settings_class(
     class Sourced(model, BaseSettings):  # type: ignore[misc, valid-type]
         @classmethod
         def settings_customise_sources(
-            cls, settings_cls: type[BaseSettings], **_: Any
+            cls, settings_cls: type[BaseSettings], *_: Any, **__: Any
         ) -> tuple[PydanticBaseSettingsSource, ...]:
             facts = facts_of(model)
             return tuple(_Source(settings_cls, layer, facts, origins) for layer in layers)

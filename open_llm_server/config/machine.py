@@ -114,7 +114,7 @@ def _cgroup_folders(root: Path, proc: Path) -> list[Path]:
         lines = []
     folders = [root, root / "cpu", root / "cpu,cpuacct"]
     for line in lines:
-        _, controllers, path = (line.split(":", 2) + ["", ""])[:3]
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
         if controllers and "cpu" not in controllers.split(","):
             continue
         top = root / controllers if controllers else root

@@ -8,9 +8,17 @@ may say and what a configuration may say are one thing.
 from __future__ import annotations
 
 import ipaddress
-from typing import Annotated, Any
+from typing import Annotated, Any, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from .. import core
 from .placement import parse_device
@@ -23,7 +31,7 @@ SECRET: dict[str, Any] = {"secret": True}
 Slots = Annotated[int, Field(ge=1, le=1024)]
 ContextLength = Annotated[int, Field(ge=16, le=16_777_216)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
-FilePath = Annotated[str, Field(min_length=1, max_length=4096, json_schema_extra=PATH)]
+FilePath = Annotated[str, Field(min_length=1, max_length=4096)]
 ApiKey = Annotated[str, Field(pattern=r"^[\x21-\x7e]+$", max_length=512)]
 
 
@@ -34,15 +42,14 @@ class Settings(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _refuse_bool_for_number(cls, value: Any, info: Any) -> Any:
+    def _read_kindly(cls, value: Any, info: ValidationInfo) -> Any:
+        annotation = cls.model_fields[info.field_name or ""].annotation
         # pydantic would read `top_k: yes` of a YAML file as 1
-        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
+        if isinstance(value, bool) and annotation is not bool:
             raise ValueError("true and false are not legal here")
+        if isinstance(value, str) and get_origin(annotation) is tuple:
+            return (value,)
         return value
-
-
-def _listed(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
 
 
 class Generation(Settings):
@@ -72,11 +79,6 @@ class Generation(Settings):
         json_schema_extra={"text_or_path": True},
     )
 
-    @field_validator("stop_sequence", mode="before")
-    @classmethod
-    def _one_stop(cls, value: Any) -> Any:
-        return _listed(value)
-
 
 class Load(Settings):
     """How a model is put into memory. What only some engines can honour is their families' own."""
@@ -100,11 +102,6 @@ class Load(Settings):
         description="LoRA adapter to lay over the weights (repeatable).",
         json_schema_extra=PATH,
     )
-
-    @field_validator("lora", mode="before")
-    @classmethod
-    def _one_lora(cls, value: Any) -> Any:
-        return _listed(value)
 
 
 class ModelConfig(Generation, Load):
@@ -133,7 +130,7 @@ class ServerConfig(Settings):
     api_key: tuple[ApiKey, ...] = Field(
         default=(),
         max_length=10_000,
-        description="Key that callers must show (repeatable).",
+        description="Key that callers must show (repeatable); safer in the environment.",
         json_schema_extra=SECRET,
         repr=False,
     )
@@ -173,11 +170,6 @@ class ServerConfig(Settings):
         description="Certificates (PEM) that callers must be signed by.",
         json_schema_extra=PATH,
     )
-
-    @field_validator("api_key", "allowed_hosts", mode="before")
-    @classmethod
-    def _one_text(cls, value: Any) -> Any:
-        return _listed(value)
 
     @model_validator(mode="after")
     def _fits_together(self) -> ServerConfig:

@@ -23,7 +23,7 @@ MAX_HEADER_BYTES = 512 * 1024 * 1024
 MAX_KEYS = 65_536
 MAX_TENSORS = 262_144
 MAX_KEY_BYTES = 65_535
-MAX_NAME_BYTES = 127
+MAX_NAME_BYTES = 63
 """Of a tensor. llama.cpp keeps 64 bytes in most builds and 128 in none of the released ones."""
 MAX_TEXT_BYTES = 4 * 1024 * 1024
 MAX_STRINGS = 4_000_000

@@ -33,7 +33,7 @@ DEFAULT_MEMORY_SHARE = 0.5
 """Share of the free memory that contexts may take when nobody said how long they shall be."""
 SHORTEST_DEFAULT = 512
 KEPT_ERRORS = 8
-_ERROR, _WARNING = 3, 2  # ggml_log_level
+_WARNING, _ERROR = 3, 4  # ggml_log_level
 _F32_FILE = 0  # llama_ftype
 _F32, _F16 = 0, 1  # ggml_type
 _MEAN_POOLED_BY_US = 0  # LLAMA_POOLING_TYPE_NONE

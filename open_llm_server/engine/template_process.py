@@ -26,6 +26,7 @@ START_LIMIT_S = 30.0
 ANSWER_BYTES = 1024 * 1024
 ANSWER_PER_INPUT_BYTE = 256
 """More than the child's own limit on its texts: passed only by a child that is not ours anymore."""
+_CLOSED = "the model is being closed"
 
 Conversation = Sequence[Mapping[str, str]]
 
@@ -66,15 +67,24 @@ class TemplateProcess:
     async def render(self, conversations: Sequence[Conversation]) -> list[str]:
         """One text for each conversation.
 
-        Raises TemplateRefused, TemplateBroken, or OSError when no process can be started;
-        UnicodeEncodeError when a message holds half a surrogate pair.
+        Raises TemplateRefused, TemplateBroken, UnicodeEncodeError when a message holds half a
+        surrogate pair, and OSError when there can be no process (now, or after `close`).
         """
         line = _encode({"conversations": conversations})
+        if self._closed:
+            raise OSError(_CLOSED)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self._render, line, len(conversations))
+        try:
+            return await loop.run_in_executor(self._thread, self._render, line, len(conversations))
+        except (TemplateBroken, OSError):
+            if self._closed:
+                raise OSError(_CLOSED) from None
+            raise
 
     async def close(self) -> None:
         """Ends the child, in the middle of a render if need be. Nothing can be rendered after."""
+        if self._closed:
+            return
         self._closed = True
         if child := self._child:
             child.kill()
@@ -104,7 +114,7 @@ class TemplateProcess:
 
     def _loaded_child(self) -> _Child:
         if self._closed:
-            raise TemplateBroken("the model is being closed")
+            raise OSError(_CLOSED)
         if self._child is None:
             self._child = child = _Child()
             try:

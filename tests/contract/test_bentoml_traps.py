@@ -107,10 +107,10 @@ async def test_closing_a_stream_cancels_the_generator(toy: Any) -> None:
     stream = toy.endless.async_stream("closed early")
     assert await anext(stream) == "tick\n"
     await stream.aclose()
-    while (
-        "closed early" not in json.loads(await collected(toy.facts.async_stream("")))["cancelled"]
-    ):
+    cancelled: list[str] = []
+    while "closed early" not in cancelled:
         await asyncio.sleep(0.01)
+        cancelled = json.loads(await collected(toy.facts.async_stream("")))["cancelled"]
 
 
 async def test_an_exception_outside_of_a_stream_hangs_until_the_time_limit(toy: Any) -> None:

@@ -5,14 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from open_llm_server.engine.control_texts import LONGEST, ControlTexts
 
-LETTERS = "ab<|> "
-SPELLINGS = st.sets(st.text(alphabet=LETTERS, min_size=1, max_size=5), max_size=8)
-TEXT = st.text(alphabet=LETTERS, max_size=24)
+# Few letters and many overlaps, so that the cases that matter are common.
+LETTERS = "ab<> "
+SPELLINGS = st.sets(
+    st.sampled_from(["<", "<a", "a>", "<a>", "<<", "ab", "aab", "a b", "<aba>", "b>a"])
+    | st.text(alphabet=LETTERS, min_size=1, max_size=5),
+    min_size=1,
+    max_size=6,
+)
+TEXT = st.lists(st.sampled_from([*LETTERS, "<a", "ab", "a>", "b>"]), max_size=12).map("".join)
+
+THOROUGH = settings(max_examples=400)
 
 
 def occurrences(text: str, spellings: set[str]) -> list[tuple[int, int]]:
@@ -25,6 +33,7 @@ def occurrences(text: str, spellings: set[str]) -> list[tuple[int, int]]:
     ]
 
 
+@THOROUGH
 @given(TEXT, SPELLINGS)
 @example("<s>", {"<s>", "<s"})
 def test_the_first_spelling_is_found_and_the_longest_there(text: str, spellings: set[str]) -> None:
@@ -34,6 +43,7 @@ def test_the_first_spelling_is_found_and_the_longest_there(text: str, spellings:
     assert ControlTexts(spellings).first_in(text) == expected
 
 
+@THOROUGH
 @given(TEXT, SPELLINGS)
 def test_all_are_found_from_left_to_right(text: str, spellings: set[str]) -> None:
     expected = []
@@ -44,6 +54,7 @@ def test_all_are_found_from_left_to_right(text: str, spellings: set[str]) -> Non
     assert ControlTexts(spellings).all_in(text) == expected
 
 
+@THOROUGH
 @given(TEXT, SPELLINGS, st.data())
 def test_touch_sees_overlaps_of_any_kind(
     text: str, spellings: set[str], data: st.DataObject
@@ -56,6 +67,7 @@ def test_touch_sees_overlaps_of_any_kind(
     assert ControlTexts(spellings).touch(text, begin, end) is expected
 
 
+@THOROUGH
 @given(TEXT, TEXT, TEXT, SPELLINGS, st.sampled_from([str, str.strip, str.rstrip, str.lstrip]))
 def test_what_joins_with_its_neighbours_was_suspected(
     before: str, text: str, after: str, spellings: set[str], trim: Callable[[str], str]
@@ -68,6 +80,20 @@ def test_what_joins_with_its_neighbours_was_suspected(
     )
     if inside and joined:
         assert ControlTexts(spellings).may_join(text)
+
+
+@THOROUGH
+@given(st.sampled_from(["<|im_end|>", "</s>", "[INST]"]), TEXT, st.sampled_from(["", " ", "\n "]))
+def test_every_part_of_a_spelling_is_suspected(spelling: str, text: str, padding: str) -> None:
+    controls = ControlTexts(["<|im_end|>", "</s>", "[INST]"])
+    for begin in range(len(spelling)):
+        for end in range(begin + 1, len(spelling) + 1):
+            part = spelling[begin:end]
+            assert len(part) == len(spelling) or controls.may_join(padding + part + padding)
+            if begin == 0 and end < len(spelling):
+                assert controls.may_join(text + part + padding)
+            if begin > 0 and end == len(spelling):
+                assert controls.may_join(padding + part + text)
 
 
 @pytest.mark.parametrize("text", ["", "How are you?", "a < b", "<p>markup</p>", "> a quotation"])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import codecs
+from itertools import pairwise
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
@@ -36,7 +37,7 @@ def split_bytes(draw: DrawFn) -> list[bytes]:
     whole = draw(BYTES)
     cuts = sorted(draw(st.lists(st.integers(0, len(whole)), max_size=12)))
     borders = [0, *cuts, len(whole)]
-    return [whole[begin:end] for begin, end in zip(borders, borders[1:], strict=False)]
+    return [whole[begin:end] for begin, end in pairwise(borders)]
 
 
 def oracle(whole: bytes, stops: list[str]) -> tuple[str, bool]:
@@ -54,10 +55,13 @@ def assemble(pieces: list[bytes], stops: list[str]) -> tuple[str, bool]:
     return text + assembler.flush(), assembler.stopped
 
 
+@settings(max_examples=500)
 @given(split_bytes(), STOPS.filter(lambda stops: len(stops) <= 16))
 @example([b"x", b"ab", b"cd"], ["bc", "abcd"])
 @example([b"aab"], ["ab", "aab"])
 @example([b"aaaa", b"ab"], ["aaab"])
+@example([b"ababab", b"#"], ["ababa!", "#"])
+@example([b"aabaab", b"b#"], ["aabaaa", "abb", "b#"])
 @example([b"\xed", b"\xa0", b"\x80"], ["\ufffd\ufffd\ufffd"])
 def test_any_split_gives_what_the_whole_gives(pieces: list[bytes], stops: list[str]) -> None:
     assert assemble(pieces, stops) == oracle(b"".join(pieces), stops)

@@ -1,0 +1,50 @@
+"""Builds the ASGI app: routes, and the edge around them. Knows no engine and no BentoML."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.routing import Route
+
+from .auth import hash_key
+from .desk import Desk
+from .edge import Edge
+from .endpoint import Endpoint, Handler, NoRoute
+from .landing import Landing
+from .openapi import Document
+from .probes import Probes
+from .routes import GENERATE
+from .serve import Generate
+from .settings import ApiSettings, ServedModel
+
+__all__ = ["ApiSettings", "ServedModel", "create_app", "hash_key"]
+
+
+def create_app(models: Sequence[ServedModel], settings: ApiSettings) -> Starlette:
+    """The app that serves `models`; the first one answers requests that name none."""
+    desk = Desk.of(models, settings)
+    probes = Probes(desk)
+    get: dict[str, Handler] = {
+        "/": Landing(desk),
+        "/livez": probes.livez,
+        "/readyz": probes.readyz,
+        "/metrics": probes.metrics,
+        "/openapi.json": Document(desk),
+        "/v1/models": probes.models,
+        "/v1/models/{model:path}": probes.model,
+    }
+    post: dict[str, Handler] = {route.path: Generate(desk, route.read) for route in GENERATE}
+    endpoints = [
+        *(Endpoint(path, {"GET": handler}) for path, handler in get.items()),
+        *(Endpoint(path, {"POST": handler}) for path, handler in post.items()),
+    ]
+    app = Starlette(
+        routes=[Route(endpoint.path, endpoint) for endpoint in endpoints],
+        middleware=[Middleware(Edge, desk=desk)],
+    )
+    # A path with one slash too many is another path: no redirects that lose a POST's body.
+    app.router.redirect_slashes = False
+    app.router.default = NoRoute([endpoint.path for endpoint in endpoints])
+    return app

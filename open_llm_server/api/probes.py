@@ -1,0 +1,101 @@
+"""Routes that say how the server and its models are: probes, metrics, the list of models."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from ..errors import Draining
+from .catalog import Model
+from .desk import Desk
+from .exchange import Exchange, dump, refusal_headers
+from .pulse import DRAIN_RETRY_S, ModelCondition, State
+
+
+class Alive(BaseModel):
+    status: Literal["alive"]
+
+
+class Readiness(BaseModel):
+    """`ready` only when every model can answer."""
+
+    status: Literal["ready", "not_ready", "draining"]
+    models: dict[str, State]
+
+
+class ModelAnswer(BaseModel):
+    """OpenAI's fields, and what a caller may want to know before asking."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    status: State
+    aliases: list[str]
+    context_length: int | None
+    capabilities: list[str]
+
+
+class ModelsAnswer(BaseModel):
+    object: Literal["list"]
+    data: list[ModelAnswer]
+
+
+class Probes:
+    """Handlers of the routes that answer GET."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._created = int(time.time())
+
+    async def livez(self, exchange: Exchange) -> None:
+        await exchange.respond(200, dump({"status": "alive"}) + b"\n")
+
+    async def readyz(self, exchange: Exchange) -> None:
+        conditions = await self._desk.pulse.conditions()
+        states = {name: told.state for name, told in conditions.items()}
+        waits = [told.retry_after for told in conditions.values() if told.state != "ready"]
+        status = "not_ready" if waits else "ready"
+        if self._desk.drain.active():
+            status, waits = "draining", [DRAIN_RETRY_S]
+        headers = refusal_headers(Draining("", retry_after=max(waits))) if waits else []
+        body = dump({"status": status, "models": states}) + b"\n"
+        await exchange.respond(503 if waits else 200, body, headers)
+
+    async def metrics(self, exchange: Exchange) -> None:
+        conditions = await self._desk.pulse.conditions()
+        text, kind = self._desk.metrics.render(
+            (name, [dict(copy.facts) for copy in told.copies]) for name, told in conditions.items()
+        )
+        await exchange.respond(200, text, [(b"content-type", kind.encode())])
+
+    async def models(self, exchange: Exchange) -> None:
+        conditions = await self._desk.pulse.conditions()
+        data = [self._about(model, conditions[model.name]) for model in self._desk.catalog]
+        await exchange.respond(200, dump({"object": "list", "data": data}) + b"\n")
+
+    async def model(self, exchange: Exchange) -> None:
+        model = self._desk.catalog.find(exchange.scope["path_params"]["model"])
+        conditions = await self._desk.pulse.conditions()
+        await exchange.respond(200, dump(self._about(model, conditions[model.name])) + b"\n")
+
+    def _about(self, model: Model, told: ModelCondition) -> dict[str, Any]:
+        limits = told.facts.get("limits", {})
+        vectors = limits.get("embedding_size")
+        more = {name: value for name, value in model.facts.items() if value is not None}
+        return more | {
+            "id": model.name,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "open-llm-server",
+            "status": told.state,
+            "aliases": [*model.aliases],
+            "context_length": limits.get("context_length", model.facts.get("context_length")),
+            "capabilities": ["chat", "completion", *(["embedding"] if vectors else [])],
+            "embedding_dimension": vectors,
+            "copies": len(told.copies),
+        }

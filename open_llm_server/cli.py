@@ -1,0 +1,160 @@
+"""The command line: `start`, `config`, `models`. Words in, words out; the work is elsewhere.
+
+Imports click alone until a command runs, so that `--help` is there at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from . import __version__
+from .errors import ConfigurationError, OpenLLMError
+
+if TYPE_CHECKING:
+    from .config.resolved import Resolved
+
+PROGRAM = "open-llm-server"
+_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+def _start() -> click.Command:
+    from .config import options
+
+    return options.FieldCommand(
+        "start",
+        callback=_run_start,
+        params=[
+            click.Argument(["models"], nargs=-1, metavar="MODELS..."),
+            *options.start_options(),
+        ],
+        short_help=_COMMANDS["start"][0],
+        help="Serve MODELS over HTTP, in processes of their own.\n\n"
+        "A model is named as NAME, FAMILY@SOURCE or ALIAS=FAMILY@SOURCE; several are joined by "
+        "commas. SOURCE is a path or a hub id, optionally with #FILE.gguf and :REVISION. "
+        "See `open-llm-server models` for the names there are.",
+        no_args_is_help=False,
+    )
+
+
+def _config() -> click.Command:
+    from .config import options
+
+    return options.FieldCommand(
+        "config",
+        callback=_run_config,
+        params=[
+            click.Argument(["models"], nargs=-1, metavar="[MODELS]..."),
+            click.Option(["as_json", "--json"], is_flag=True, help="For machines."),
+            click.Option(["--sample"], is_flag=True, help="Print a commented YAML file instead."),
+            *options.start_options(),
+        ],
+        short_help=_COMMANDS["config"][0],
+        help="Print every value that `start` would use, and where it comes from.\n\n"
+        "Takes the same arguments as `start`. Keys and passwords are not shown.",
+    )
+
+
+def _models() -> click.Command:
+    return click.Command(
+        "models",
+        callback=_run_models,
+        params=[click.Option(["as_json", "--json"], is_flag=True, help="For machines.")],
+        short_help=_COMMANDS["models"][0],
+        help="List the families and models that can be started by name.",
+    )
+
+
+# Name -> (line in the help, what makes the command). A command is made when it is asked for.
+_COMMANDS: dict[str, tuple[str, Callable[[], click.Command]]] = {
+    "start": ("Serve models over HTTP.", _start),
+    "config": ("Print every value and where it comes from.", _config),
+    "models": ("List the models that can be started by name.", _models),
+}
+
+
+class LazyGroup(click.Group):
+    """Commands that are imported when they run."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return _COMMANDS[cmd_name][1]() if cmd_name in _COMMANDS else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (line, _) in _COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
+def cli() -> None:
+    """Serve many open language models from one machine."""
+
+
+def _run_start(models: tuple[str, ...], **_: Any) -> int:
+    resolved = _resolve(models)
+    from . import supervisor
+
+    return supervisor.run(resolved)
+
+
+def _run_config(models: tuple[str, ...], *, as_json: bool, sample: bool, **_: Any) -> None:
+    from .config import report
+
+    if sample:
+        click.echo(report.sample_yaml(), nl=False)
+        return
+    resolved = _resolve(models, need_models=False)
+    if as_json:
+        click.echo(json.dumps(report.config_json(resolved), indent=2))
+    else:
+        click.echo(report.config_text(resolved))
+
+
+def _run_models(*, as_json: bool) -> None:
+    from .config import report
+
+    click.echo(json.dumps(report.models_json(), indent=2) if as_json else report.models_text())
+
+
+def _resolve(models: Sequence[str], *, need_models: bool = True) -> Resolved:
+    from .config.merge import resolve
+    from .config.options import given_flags
+
+    ctx = click.get_current_context()
+    try:
+        return resolve(
+            models,
+            flags=given_flags(ctx),
+            sets=ctx.params["sets"],
+            devices=ctx.params["devices"],
+            configuration=ctx.params["configuration"],
+            door="flag",
+            need_models=need_models,
+        )
+    except ConfigurationError as error:
+        if error.message.startswith("flag "):  # a mistake on this very line: show how to use it
+            raise click.UsageError(error.message.removeprefix("flag "), ctx) from error
+        raise
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """The console script. Leaves with 0, 1 (cannot start), 2 (wrong words) or 130 (Ctrl-C)."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = cli.main(args=words, prog_name=PROGRAM, standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(_INTERRUPTED)
+    except OpenLLMError as error:
+        click.echo(f"error: {' '.join(error.message.split())}", err=True)
+        sys.exit(getattr(error, "exit_code", 1))
+    sys.exit(code)

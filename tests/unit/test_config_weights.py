@@ -1,0 +1,91 @@
+"""Which file a SOURCE means on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from open_llm_server import Registry
+from open_llm_server.config.cards import cards
+from open_llm_server.config.models import ModelSpec, Source, local_path
+from open_llm_server.config.weights import find_weights
+from open_llm_server.errors import ConfigurationError, WeightsError
+
+
+def found(text: str, base: Path, *, kind: str | None = None) -> Source | None:
+    spec = ModelSpec.parse(text)
+    card = cards().get(spec.family)
+    family = Registry.get(card.family if card else spec.family)
+    if kind:
+        family = type("Other", (family,), {"weights": kind})
+    return find_weights(spec, family, card, base)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("one/a.gguf", "one/readme.md", "two/a.gguf", "two/b.gguf", "empty/x.bin"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    for part in (1, 2, 3):
+        (tmp_path / "split").mkdir(exist_ok=True)
+        (tmp_path / "split" / f"m-0000{part}-of-00003.gguf").touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("text", "file"),
+    [
+        ("llama@./one/a.gguf", "one/a.gguf"),
+        ("llama@one/a.gguf", "one/a.gguf"),
+        ("llama@./one/../one/a.gguf", "one/a.gguf"),
+        ("llama@./one", "one/a.gguf"),
+        ("llama@./two#b.gguf", "two/b.gguf"),
+        ("llama@./split", "split/m-00001-of-00003.gguf"),
+        ("vicuna@./one", "one/a.gguf"),
+    ],
+)
+def test_files(folder: Path, text: str, file: str) -> None:
+    source = found(text, folder)
+    assert source is not None
+    assert Path(source.location).is_absolute()
+    assert local_path(source) == folder / file
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "words"),
+    [
+        ("llama", WeightsError, "start llama@PATH.gguf"),
+        ("vicuna", WeightsError, r"vicuna@./vicuna-7b-v1.5.Q4_K_M.gguf"),
+        ("llama@org/name:v2", WeightsError, "org/name at revision v2"),
+        ("llama@one/sub", WeightsError, "not on this machine"),
+        ("llama@empty", WeightsError, "llama@./empty"),
+        ("llama@./none.gguf", WeightsError, "none.gguf"),
+        ("llama@./empty", WeightsError, r"no \*.gguf"),
+        ("llama@./two", ConfigurationError, r"2 models \(a.gguf, b.gguf\).*#FILE.gguf"),
+        ("llama@./two#c.gguf", WeightsError, "c.gguf"),
+        ("llama@./one/a.gguf#b.gguf", ConfigurationError, "needs a folder"),
+        ("llama@builtin:none.gguf", WeightsError, "none.gguf"),
+        ("fake@./one", ConfigurationError, "takes no weights"),
+    ],
+)
+def test_refusals(folder: Path, text: str, kind: type[Exception], words: str) -> None:
+    with pytest.raises(kind, match=words):
+        found(text, folder)
+
+
+def test_a_family_without_weights(folder: Path) -> None:
+    assert found("fake", folder) is None
+
+
+def test_a_family_that_loads_folders(folder: Path) -> None:
+    source = found("llama@./two", folder, kind="folder")
+    assert source is not None
+    assert local_path(source) == folder / "two"
+
+
+def test_a_home_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder))
+    source = found("llama@~/one", Path("/"))
+    assert source is not None
+    assert local_path(source) == folder / "one/a.gguf"

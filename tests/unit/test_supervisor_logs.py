@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import logging
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from open_llm_server.supervisor_logs import TAIL_LINES, LevelLines, OutputLines
+
+
+def pushed(output: OutputLines, *chunks: bytes) -> list[str]:
+    shown = [line for chunk in chunks for line in output.push(chunk)]
+    return [*shown, *output.close()]
+
+
+def test_a_record_keeps_its_level_on_each_line_and_all_of_it_is_shown() -> None:
+    record = logging.LogRecord("x", logging.ERROR, "", 0, "one\ntwo\n\nthree", None, None)
+    text = LevelLines("%(message)s").format(record)
+    assert text == "ERROR: one\nERROR| two\nERROR| \nERROR| three"
+    assert pushed(OutputLines(), text.encode()) == [
+        "ERROR: one",
+        "ERROR| two",
+        "ERROR|",
+        "ERROR| three",
+    ]
+
+
+def test_chatter_is_kept_for_the_case_of_a_crash() -> None:
+    output = OutputLines()
+    noise = "".join(f"chatter {number}\n" for number in range(50)).encode()
+    assert pushed(output, noise, b"WARNING: careful\n", b"error: last words") == [
+        "WARNING: careful"
+    ]
+    unseen = output.unseen()
+    assert len(unseen) == TAIL_LINES
+    assert unseen[-2:] == ["chatter 49", "error: last words"]
+
+
+@given(st.binary(max_size=300), st.lists(st.integers(0, 300)))
+def test_where_output_was_cut_does_not_matter(raw: bytes, cuts: list[int]) -> None:
+    whole, pieces = OutputLines(), OutputLines()
+    edges = [0, *sorted(cut for cut in cuts if cut < len(raw)), len(raw)]
+    chunks = [raw[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    assert pushed(pieces, *chunks) == pushed(whole, raw)
+    assert pieces.unseen() == whole.unseen()
+
+
+def test_an_endless_line_is_not_kept_whole() -> None:
+    output = OutputLines()
+    for _ in range(100):
+        assert not list(output.push(b"x" * 10_000))
+    assert list(output.push(b"\nWARNING: still here\n")) == ["WARNING: still here"]
+    assert len(output.unseen()[0]) < 10_000
