@@ -13,7 +13,7 @@ TESTING := $(VENV)/.testing
 PIP     := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := open_llm_server tests scripts benchmarks examples models
 
-.PHONY: help setup serve test check lint format bench soak clean
+.PHONY: help setup serve test check lint format bench soak docs clean
 .DEFAULT_GOAL := help
 
 help: ## what there is
@@ -63,6 +63,9 @@ bench: $(TESTING) ## measure against the bare engine and against peers, as ratio
 
 soak: $(TESTING) ## mixed load on the real server for SECONDS=600, watching memory and slots
 	@$(BIN)/python -m benchmarks.soak --seconds $(or $(SECONDS),600)
+
+docs: $(TESTING) ## write the pages of docs/ that the program says of itself
+	@$(BIN)/python scripts/make_docs.py
 
 clean: ## remove what these commands made
 	rm -rf $(VENV) .bench dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis

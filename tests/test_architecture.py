@@ -42,7 +42,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "host.py": {*WORDS, "engine", "framing", "generation"},
 }
 """Which parts of this package a part may import. Those not listed are doors: they know all."""
-ENVIRONMENT = {"config/", "child", "supervisor", "serving.py", "engine/template_"}
+ENVIRONMENT = {"config/", "child", "supervisor", "serving.py", "service.py", "engine/template_"}
 """Where `os.environ` is read or a process's environment is made."""
 PURE = [
     "engine/scheduler.py",

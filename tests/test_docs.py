@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,9 @@ def test_decisions_are_numbered_without_gaps() -> None:
         assert text.startswith(f"# {int(page.name[:4])}. ")
         for part in ("**Context.**", "**Decision.**", "**Cost.**", "**Wrong if**"):
             assert part in text
+
+
+def test_generated_pages_are_up_to_date() -> None:
+    pages = runpy.run_path(str(ROOT / "scripts" / "make_docs.py"))["pages"]()
+    for path, text in pages.items():
+        assert path.read_text() == text, f"{path.name} is out of date: run make docs"

@@ -50,14 +50,13 @@ class Tiny:
 
     def __init__(self, folder: Path) -> None:
         self.tokenizer = cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(folder))
-        self.model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        self.model.eval()
+        self.model: Any = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
     def complete(self, prompt: str, limit: int = 160) -> str:
         """The text that follows, up to the end-of-turn token."""
         ids = torch.tensor([self.tokenizer.encode(prompt)])
-        generate = cast(Any, self.model).generate
-        out = generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=limit)
+        mask = torch.ones_like(ids)
+        out = self.model.generate(ids, attention_mask=mask, max_new_tokens=limit)
         return str(self.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
 
     def chat(self, turns: list[str], system: str = "") -> list[str]:

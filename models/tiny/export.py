@@ -62,7 +62,8 @@ def interleave(weight: Array, heads: int) -> Array:
     """
     rows, columns = weight.shape
     halves = weight.reshape(heads, 2, rows // heads // 2, columns)
-    return halves.swapaxes(1, 2).reshape(rows, columns)
+    neighbours: Array = halves.swapaxes(1, 2).reshape(rows, columns)
+    return neighbours
 
 
 def tensors(hf_dir: Path) -> dict[str, Array]:

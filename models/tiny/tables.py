@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from grammar import expand, noisy
-from stories import load, story
+from stories import load, paragraph, story
 
 
 class Turn(NamedTuple):
@@ -196,6 +196,7 @@ def unknown(rng: random.Random) -> Thread:
     fillers: dict[str, Callable[[], str]] = {
         "$X": lambda: f"{rng.choice(table['first_names'])} {rng.choice(table['last_names'])}",
         "$P": lambda: rng.choice([*table["places"], made_up_word(rng)]),
+        "$L": lambda: paragraph(rng),
         "$T": lambda: rng.choice(table["things"]),
         "$Y": lambda: str(rng.randint(1200, 2040)),
         "$N": lambda: str(rng.choice([rng.randint(101, 999), rng.randint(1000, 99999)])),

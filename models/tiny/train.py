@@ -21,15 +21,16 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from torch.nn import functional
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 HERE = Path(__file__).resolve().parent
 SPECIALS = ("<|text|>", "<|end|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>")
 BOS, END, PAD = 0, 1, 2
 VOCABULARY = 3072
 CONTEXT = 1024
-STEPS = 2400
+STEPS = 700
 TOKENS_PER_STEP = 6144
+WIDTH_STEP = 16
 # glibc returns freed memory to the system after each step by default, and libgomp spins while
 # it waits: on small machines these two settings are worth 2-8x.
 SETTINGS = {
@@ -84,19 +85,24 @@ def batches(tokenizer: Tokenizer, seed: int, steps: int) -> Iterator[list[Exampl
     while made < steps:
         pool = [encode(corpus.document(rng), tokenizer) for _ in range(4000)]
         pool.sort(key=lambda example: len(example[0]))
-        groups: list[list[Example]] = [[]]
-        for example in pool:
-            if (len(groups[-1]) + 1) * len(example[0]) > TOKENS_PER_STEP:
-                groups.append([])
-            groups[-1].append(example)
+        groups: list[list[Example]] = []
+        while pool:
+            rows = TOKENS_PER_STEP // _width(pool[-1])
+            groups.append(pool[-rows:])
+            del pool[-rows:]
         rng.shuffle(groups)
         yield from groups[: steps - made]
         made += len(groups)
 
 
+def _width(example: Example) -> int:
+    # Few different shapes keep the memory allocator from fragmenting.
+    return -(-len(example[0]) // WIDTH_STEP) * WIDTH_STEP
+
+
 def collate(group: list[Example]) -> tuple[Tensor, Tensor]:
     """Inputs padded on the right, and targets with -100 where nothing is to be learned."""
-    width = max(len(ids) for ids, _ in group)
+    width = max(_width(example) for example in group)
     inputs = torch.full((len(group), width), PAD)
     targets = torch.full((len(group), width), -100)
     for row, (ids, learn) in enumerate(group):
@@ -122,7 +128,6 @@ def build_model(layers: int) -> LlamaForCausalLM:
         bos_token_id=BOS,
         eos_token_id=END,
         pad_token_id=PAD,
-        attn_implementation="sdpa",
     )
     return LlamaForCausalLM(config)
 
@@ -138,7 +143,8 @@ def loss_of(model: LlamaForCausalLM, inputs: Tensor, targets: Tensor) -> Tensor:
 
 def optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
     """Muon for the matrices, Adam for the embedding and the norms."""
-    matrices, others = [], []
+    matrices: list[torch.nn.Parameter] = []
+    others: list[torch.nn.Parameter] = []
     for name, weight in model.named_parameters():
         (matrices if weight.ndim == 2 and "embed" not in name else others).append(weight)
     return [
@@ -165,7 +171,7 @@ def train(model: LlamaForCausalLM, tokenizer: Tokenizer, seed: int, steps: int) 
         for param_group, rate in zip(groups, base, strict=True):
             param_group["lr"] = rate * factor
         loss = loss_of(model, inputs, targets)
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in tuned:
             optimizer.step()
@@ -194,11 +200,14 @@ def steps_in(minutes: float, model: LlamaForCausalLM, tokenizer: Tokenizer) -> i
 
 def save(model: LlamaForCausalLM, tokenizer: Tokenizer, out: Path) -> None:
     """Writes the folder that transformers loads, weights in float16."""
+    generation: type[Any] = GenerationConfig
     out.mkdir(parents=True, exist_ok=True)
     for weight in model.parameters():
-        weight.data = weight.data.half().float()
-    model.to(torch.float16)
-    model.generation_config.update(do_sample=False, max_new_tokens=200)
+        weight.data = weight.data.to(torch.float16)
+    model.generation_config = generation(
+        bos_token_id=BOS, eos_token_id=END, pad_token_id=PAD, do_sample=False
+    )
+    model.config.dtype = torch.float16
     model.save_pretrained(out)
     tokenizer.save(str(out / "tokenizer.json"))
     named = {"bos_token": SPECIALS[BOS], "eos_token": SPECIALS[END], "pad_token": SPECIALS[PAD]}

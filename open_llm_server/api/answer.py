@@ -6,6 +6,7 @@ The one function of it that all routes share. Knows frames and ports, but no wir
 from __future__ import annotations
 
 import asyncio
+
 from starlette.types import Receive
 
 from ..core import Request

@@ -6,7 +6,6 @@ Made once at the edge and handed to the route. Knows ASGI, but no route and no w
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Awaitable, Iterable
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from starlette.types import Message, Receive, Scope, Send
 
 from ..errors import OpenLLMError
+from .json_text import dump
 
 Header = tuple[bytes, bytes]
 JSON_TYPE: Header = (b"content-type", b"application/json")
@@ -21,13 +21,6 @@ JSON_TYPE: Header = (b"content-type", b"application/json")
 
 class ClientGone(Exception):
     """Whoever asked does not read any more; there is nobody to answer."""
-
-
-def dump(value: Any) -> bytes:
-    """JSON text of an answer."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    # Text of a model holds no lone surrogates; if some did, one "?" is better than no answer.
-    return text.encode("utf-8", "replace")
 
 
 class Exchange:

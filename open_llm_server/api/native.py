@@ -5,7 +5,6 @@ Owns their bodies, answers and events. Knows no HTTP and no port.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -18,6 +17,7 @@ from ..gather import Gathered, embed_answer
 from .ask import DONE, Ask, Signature, renamer
 from .collect import Collector
 from .fields import Inputs, Messages, Stop, listed, messages, stops
+from .json_text import text
 from .wire import Wire, ignored_names, noun, parse
 
 Model = Annotated[
@@ -248,8 +248,8 @@ class Events:
         if not delta.text:
             return ""
         index = f',"index":{delta.index}' if self._many else ""
-        return f'data: {{"delta":{json.dumps(delta.text, ensure_ascii=False)}{index}}}\n\n'
+        return f'data: {{"delta":{text(delta.text)}{index}}}\n\n'
 
     def ending(self, end: End) -> str:
         answer = self._whole(self._collector.gathered(end))
-        return f"data: {json.dumps(answer, ensure_ascii=False, allow_nan=False)}\n\n{DONE}"
+        return f"data: {text(answer)}\n\n{DONE}"

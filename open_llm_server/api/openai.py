@@ -5,7 +5,6 @@ Knows no HTTP and no port.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
@@ -15,6 +14,7 @@ from .. import core
 from ..errors import InvalidField, NotSupported
 from .ask import Signature
 from .fields import Stop, stops
+from .json_text import text
 from .wire import Wire, noun
 
 
@@ -150,7 +150,7 @@ class Chunks:
     def __init__(self, shared: dict[str, Any], *, include_usage: bool) -> None:
         # OpenAI: with include_usage, every chunk has the field, and only the last has a value.
         shared = shared | {"usage": None} if include_usage else shared
-        self._head = "data: " + dump(shared)[:-1] + ',"choices":['
+        self._head = "data: " + text(shared)[:-1] + ',"choices":['
         self._include_usage = include_usage
         self._shared = shared
 
@@ -160,8 +160,4 @@ class Chunks:
     def usage(self, counted: core.Usage) -> str:
         if not self._include_usage:
             return ""
-        return f"data: {dump(self._shared | {'choices': [], 'usage': usage(counted)})}\n\n"
-
-
-def dump(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return f"data: {text(self._shared | {'choices': [], 'usage': usage(counted)})}\n\n"

@@ -15,13 +15,13 @@ from ..frames import Delta, End, TokenScore
 from ..gather import Gathered
 from .ask import DONE, Ask, Signature
 from .fields import Messages, messages
+from .json_text import text
 from .openai import (
     REFUSED,
     Chunks,
     GeneratedAnswer,
     OpenAIBody,
     check_stream_options,
-    dump,
     head,
     refuse_unsupported,
     sampling,
@@ -165,9 +165,9 @@ class ChatChunks:
     def delta(self, delta: Delta) -> str:
         events = ""
         if delta.text or delta.scores:
-            logprobs = dump(_scores(delta.scores)) if self._scored else "null"
+            logprobs = text(_scores(delta.scores)) if self._scored else "null"
             events = self._choice(
-                delta.index, f'{{"content":{dump(delta.text)}}}', logprobs=logprobs
+                delta.index, f'{{"content":{text(delta.text)}}}', logprobs=logprobs
             )
         if delta.reason is not None:
             events += self._choice(delta.index, "{}", reason=f'"{delta.reason}"')

@@ -17,13 +17,13 @@ from ..frames import Delta, End, TokenScore
 from ..gather import Gathered
 from .ask import DONE, Ask, Signature, renamer
 from .fields import Prompts, listed
+from .json_text import text
 from .openai import (
     REFUSED,
     Chunks,
     GeneratedAnswer,
     OpenAIBody,
     check_stream_options,
-    dump,
     head,
     refuse_unsupported,
     sampling,
@@ -184,10 +184,10 @@ class CompletionChunks:
         logprobs = "null"
         if self._scored:
             offsets = self._offsets.setdefault(delta.index, Offsets())
-            logprobs = dump(offsets.scores(delta.scores))
+            logprobs = text(offsets.scores(delta.scores))
         reason = f'"{delta.reason}"' if delta.reason else "null"
         return self._chunks.chunk(
-            f'{{"index":{delta.index},"text":{dump(delta.text)},"logprobs":{logprobs},'
+            f'{{"index":{delta.index},"text":{text(delta.text)},"logprobs":{logprobs},'
             f'"finish_reason":{reason}}}'
         )
 

@@ -25,7 +25,8 @@ from ..errors import (
     UnsupportedMediaType,
 )
 from .desk import Desk
-from .exchange import Exchange, dump
+from .exchange import Exchange
+from .json_text import dump
 from .probes import Alive, ModelAnswer, ModelsAnswer, Readiness
 from .routes import GENERATE, GenerateRoute
 

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict
 from ..errors import Draining
 from .catalog import Model
 from .desk import Desk
-from .exchange import Exchange, dump, refusal_headers
+from .exchange import Exchange, refusal_headers
+from .json_text import dump
 from .pulse import DRAIN_RETRY_S, ModelCondition, State
 
 

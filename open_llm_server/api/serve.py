@@ -20,7 +20,8 @@ from .body import read_body
 from .catalog import Model
 from .collect import Collector
 from .desk import Desk
-from .exchange import Exchange, dump
+from .exchange import Exchange
+from .json_text import dump
 from .metrics import Meter
 from .sse import stream
 from .wire import ignored_header

@@ -9,7 +9,8 @@ from ..errors import EngineError, OpenLLMError
 from ..frames import Delta, End, Frame, Queued
 from .answer import Answer
 from .ask import Writer
-from .exchange import ClientGone, Exchange, Header, dump, logged_error
+from .exchange import ClientGone, Exchange, Header, logged_error
+from .json_text import dump, utf8
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ async def stream(
             frames = await answer.take(keep_alive_s)
             text += "".join(_events(frame, writer) for frame in frames) if frames else KEEP_ALIVE
             if text or answer.ended:
-                await exchange.write(text.encode("utf-8", "replace"), more=not answer.ended)
+                await exchange.write(utf8(text), more=not answer.ended)
             text = ""
     except OpenLLMError as error:
         await _fail(exchange, error)

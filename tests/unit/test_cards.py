@@ -12,7 +12,7 @@ import open_llm_server
 from open_llm_server import Registry
 from open_llm_server.config.cards import Card, Turns, cards, load_card
 from open_llm_server.config.folder import models_folder
-from open_llm_server.config.models import Source
+from open_llm_server.config.models import Source, local_path
 from open_llm_server.engine.prompts import TurnsFormat
 from open_llm_server.errors import ConfigurationError
 
@@ -31,6 +31,8 @@ def test_a_card_is_complete(card: Card) -> None:
         assert card.licence and card.parameters
     if source and source.kind == "hub":
         assert source.file
+    if source and source.kind == "builtin":
+        assert local_path(source).is_file()
     for name in card.defaults:
         assert name in family.Config.model_fields
     family.Config.model_validate(card.defaults)
@@ -101,7 +103,7 @@ def test_the_formats_of_well_known_models() -> None:
     vicuna, alpaca = cards()["vicuna"].turns, cards()["alpaca"].turns
     assert isinstance(vicuna, Turns) and isinstance(alpaca, Turns)
     assert vicuna.user.format(content="Hi") + vicuna.reply == "USER: Hi ASSISTANT:"
-    assert vicuna.assistant.format(content=" Hello.") == "ASSISTANT:  Hello.</s>"
+    assert vicuna.assistant.format(content="Hello.") == "ASSISTANT: Hello.</s>"
     assert (
         alpaca.user.format(content="Add 1 and 2.") + alpaca.reply
         == "### Instruction:\nAdd 1 and 2.\n\n### Response:"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,7 +41,7 @@ def test_chatter_is_kept_for_the_case_of_a_crash() -> None:
 def test_where_output_was_cut_does_not_matter(raw: bytes, cuts: list[int]) -> None:
     whole, pieces = OutputLines(), OutputLines()
     edges = [0, *sorted(cut for cut in cuts if cut < len(raw)), len(raw)]
-    chunks = [raw[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    chunks = [raw[start:end] for start, end in pairwise(edges)]
     assert pushed(pieces, *chunks) == pushed(whole, raw)
     assert pieces.unseen() == whole.unseen()
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from open_llm_server import supervisor_seat
@@ -68,12 +68,19 @@ async def until(event: asyncio.Event, *tasks: asyncio.Task[None]) -> None:
     assert waiting.done(), [task.exception() for task in tasks if task.done()]
 
 
+async def eventually(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + HANG_S
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+
+
 async def test_a_first_start_that_fails_is_an_error_with_the_last_words(
     nursery: Nursery, descriptor: int
 ) -> None:
     code = "import sys; print('chatter'); sys.exit('error: m: no such weights')"
     seat = Seat("m", script(code, descriptor), never, nursery=nursery)
-    with pytest.raises(StartError, match="^m: no such weights$"):
+    with pytest.raises(StartError, match=r"^m: no such weights$"):
         await seat.keep()
 
 
@@ -103,13 +110,11 @@ async def test_a_dead_worker_is_replaced_with_a_growing_delay_and_a_note(
     assert first is not None
     first.kill_group()
     assert await asyncio.wait_for(asyncio.shield(first.exited), HANG_S) == -signal.SIGKILL
-    while seat.process is first:
-        await asyncio.sleep(0)
+    await eventually(lambda: seat.process is not first)
     assert not note.exists()
     assert seat.process is not None
     seat.process.kill_group()
-    while not note.exists():
-        await asyncio.sleep(0.01)
+    await eventually(note.exists)
     said = json.loads(note.read_text())
     assert said["until"] > time.time() + 3000
     assert "SIGKILL" in said["reason"]
@@ -138,8 +143,7 @@ async def test_a_worker_that_gives_no_sign_is_replaced(
     first = seat.process
     assert first is not None
     assert await asyncio.wait_for(asyncio.shield(first.exited), HANG_S) == -signal.SIGKILL
-    while seat.process is first:
-        await asyncio.sleep(0.01)
+    await eventually(lambda: seat.process is not first)
     seat.leave(signal.SIGTERM)
     await asyncio.wait_for(keeper, HANG_S)
 
@@ -178,11 +182,8 @@ async def test_leaving_during_the_delay_ends_it(
 
 async def test_strangers_are_reaped_too(nursery: Nursery) -> None:
     """As process 1 of a container the supervisor gets every orphan."""
-    pid = os.spawnv(os.P_NOWAIT, sys.executable, [sys.executable, "-c", ""])
-    with contextlib.suppress(ProcessLookupError):
-        while True:  # a zombie can still be signalled, a reaped process cannot
-            os.kill(pid, 0)
-            await asyncio.sleep(0.01)
+    pid = os.spawnv(os.P_NOWAIT, sys.executable, [sys.executable, "-c", ""])  # noqa: ASYNC220
+    await eventually(lambda: not psutil.pid_exists(pid))
 
 
 def test_ends_in_words() -> None:
