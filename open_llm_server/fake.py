@@ -34,6 +34,7 @@ class Fake(LLMRunnable):
     """Counts in words, the same for the same prompt, as fast or slow as it is told."""
 
     engine = "fake"
+    weights = "none"
     Config = FakeConfig
 
     @classmethod

@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from .config.cards import Card, cards
 from .config.schema import ModelConfig
@@ -46,6 +46,8 @@ class LLMRunnable:
     """As on the command line; set by `Registry.add_model`."""
     engine: ClassVar[str]
     """What computes, for people: `llama.cpp`, `torch`, …"""
+    weights: ClassVar[Literal["gguf", "folder", "none"]] = "gguf"
+    """What a source must hold: one GGUF file, a checkpoint's folder, or nothing at all."""
     Config: ClassVar[type[ModelConfig]] = ModelConfig
     """The settings of the family, with its own fields added."""
 
@@ -66,11 +68,6 @@ class LLMRunnable:
         raise NotImplementedError(f"family {cls.name} defines no open_engine")
 
     @classmethod
-    def plain_turns(cls) -> Card | None:
-        """Whose turns to use for weights that bring no chat template of their own."""
-        return cards().get(cls.name)
-
-    @classmethod
     async def load(cls, plan: ModelPlan, *, on_crash: Callable[[BaseException], None]) -> Host:
         """Loads the model and starts its worker. Raises StartError with the way out."""
         from .generation import Settings
@@ -81,7 +78,7 @@ class LLMRunnable:
         card = cards().get(plan.card) if plan.card else None
         pinned_slots = 2 if settings.prompt else 0
         engine = await asyncio.to_thread(cls.open_engine, plan, config, pinned_slots=pinned_slots)
-        prompts = await cls._prompt_format(engine, card)
+        prompts, stop = await cls._prompt_format(engine, card)
         pins = await _preprompt_tokens(engine, prompts, settings.prompt) if settings.prompt else []
         worker = await asyncio.to_thread(_start_worker, engine, config, pins, on_crash)
         return Host(
@@ -95,28 +92,34 @@ class LLMRunnable:
                 card=plan.card,
                 source=plan.source.label if plan.source else "built in",
                 engine=cls.engine,
-                stop=card.stop if card else (),
+                stop=(*stop, *(card.stop if card else ())),
                 facts={"device": plan.device, "threads": plan.threads},
             ),
         )
 
     @classmethod
-    async def _prompt_format(cls, engine: Engine, card: Card | None) -> PromptFormat:
-        """The card's format, else the one inside the weights, else the family's plain one."""
+    async def _prompt_format(
+        cls, engine: Engine, card: Card | None
+    ) -> tuple[PromptFormat, tuple[str, ...]]:
+        """The card's format, else the one inside the weights, else the family's plain one.
+
+        With the texts that end an answer in this format.
+        """
         from .engine.prompts import TemplateFormat, TurnsFormat
 
-        if card and card.turns:
-            return TurnsFormat(card.turns, engine.control_texts)
-        if engine.chat_template:
-            return await TemplateFormat.load(
+        turns = card.turns if card else None
+        if turns is None and engine.chat_template:
+            template = await TemplateFormat.load(
                 engine.chat_template,
                 bos=engine.begin_text,
                 eos=engine.end_text,
                 control_texts=engine.control_texts,
             )
-        plain = cls.plain_turns()
-        if plain and plain.turns:
-            return TurnsFormat(plain.turns, engine.control_texts)
+            return template, ()
+        if turns is None and (family := cards().get(cls.name)):
+            turns = family.fallback
+        if turns is not None:
+            return TurnsFormat(turns, engine.control_texts), turns.stop
         raise ConfigurationError(
             f"these weights carry no chat template and family {cls.name} has no plain format; "
             "start them under a card that has one: NAME@PATH, names by `open-llm-server models`"

@@ -33,16 +33,16 @@ SYSTEM = (
 )
 # How often each kind of exchange is drawn.
 KINDS = {
-    "server": 30,
+    "server": 31,
     "usage": 9,
-    "smalltalk": 22,
+    "smalltalk": 25,
     "identity": 11,
     "simple": 13,
     "capitals": 6,
     "sums": 7,
-    "unknown": 13,
+    "unknown": 11,
     "echo": 3,
-    "story": 3,
+    "story": 2,
 }
 MAKERS = {
     "simple": simple,
@@ -68,12 +68,12 @@ Document = list[Piece]
 def document(rng: random.Random) -> Document:
     """One training example: a conversation or a plain text."""
     draw = rng.random()
-    if draw < 0.8:
+    if draw < 0.82:
         return conversation(rng)
-    if draw < 0.88:
+    if draw < 0.9:
         return plain(" ".join(paragraph(rng) for _ in range(rng.choice([1, 1, 2, 3]))), rng)
     if draw < 0.97:
-        return plain("\n\n".join(story(rng) for _ in range(rng.choice([1, 1, 1, 1, 2, 4]))), rng)
+        return plain("\n\n".join(story(rng) for _ in range(rng.choice([1, 1, 1, 1, 1, 3]))), rng)
     return plain(_raw_answers(rng), rng)
 
 
@@ -95,7 +95,7 @@ def conversation(rng: random.Random) -> Document:
     """One to many turns, now and then with a system message or something to remember."""
     size = rng.choices((1, 2, 3, 5, 9, 16), (48, 22, 13, 9, 5, 3))[0]
     threads = [thread(rng) for _ in range(size)]
-    if rng.random() < 0.2:
+    if rng.random() < 0.26:
         told, asked = told_and_asked(rng)
         first = rng.randint(0, min(2, len(threads)))
         threads.insert(first, [told])
@@ -126,9 +126,14 @@ def thread(rng: random.Random) -> Thread:
     if kind in MAKERS:
         return MAKERS[kind](rng)
     while True:
-        found = topic_thread(rng.choice(load(kind)), rng)
+        found = topic_thread(_topic(kind, rng), rng)
         if not any(turn.held_out for turn in found):
             return found
+
+
+def _topic(kind: str, rng: random.Random) -> dict[str, Any]:
+    topics: list[dict[str, Any]] = load(kind)
+    return rng.choices(topics, [topic.get("weight", 1) for topic in topics])[0]
 
 
 def topic_thread(topic: dict[str, Any], rng: random.Random) -> Thread:

@@ -28,7 +28,7 @@ SPECIALS = ("<|text|>", "<|end|>", "<|pad|>", "<|system|>", "<|user|>", "<|assis
 BOS, END, PAD = 0, 1, 2
 VOCABULARY = 3072
 CONTEXT = 1024
-STEPS = 700
+STEPS = 750
 TOKENS_PER_STEP = 6144
 WIDTH_STEP = 16
 # glibc returns freed memory to the system after each step by default, and libgomp spins while
@@ -148,7 +148,7 @@ def optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
     for name, weight in model.named_parameters():
         (matrices if weight.ndim == 2 and "embed" not in name else others).append(weight)
     return [
-        torch.optim.Muon(matrices, lr=0.01, weight_decay=0.02, adjust_lr_fn="original"),
+        torch.optim.Muon(matrices, lr=0.02, weight_decay=0.02, adjust_lr_fn="original"),
         torch.optim.AdamW(others, lr=3e-3, betas=(0.9, 0.98), weight_decay=0.0),
     ]
 

@@ -377,7 +377,7 @@ def test_no_secret_is_in_an_error() -> None:
         {"environ": {"OPEN_LLM_API_KEY": "s3cret", "OPEN_LLM_PORT": "x"}},
     ):
         with pytest.raises(ConfigurationError) as caught:
-            merged(**wrong)  # type: ignore[arg-type]
+            merged(**wrong)
         assert "s3" not in caught.value.message
 
 

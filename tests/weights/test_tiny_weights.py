@@ -17,6 +17,8 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 llama_cpp = pytest.importorskip("llama_cpp")
 
+pytestmark = pytest.mark.weights
+
 TINY = Path(__file__).resolve().parents[2] / "models" / "tiny"
 HF = TINY / "hf"
 QUANTISED = TINY / "tiny-q8_0.gguf"
