@@ -129,6 +129,12 @@ class RunnerLink:
 
 
 def _words(broken: BaseException) -> str:
-    if isinstance(broken, asyncio.TimeoutError):
-        return "it fell silent"
-    return str(broken) or "its connection broke"
+    match broken:
+        case asyncio.TimeoutError():
+            return "it fell silent"
+        case aiohttp.ClientConnectorError():
+            return "it could not be reached"
+        case BrokenFrame():
+            return str(broken)
+        case _:
+            return "its connection broke"

@@ -282,8 +282,10 @@ def _url(resolved: Resolved, tcp: socket.socket) -> str:
 
 def _hear(stop: _Stop, lifeline: int | None) -> None:
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.ask)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup leaves it
+        loop.add_signal_handler(signal.SIGHUP, stop.ask)
     if lifeline is not None:
 
         def ended() -> None:

@@ -6,9 +6,12 @@ chatter, tracebacks of a crash) the supervisor keeps for the case that the proce
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
+import os
 import re
+import select
 import sys
 from collections import deque
 from collections.abc import Iterator
@@ -18,6 +21,9 @@ LAST_WORDS = "error: "
 """Begins the one line of a worker that leaves because it cannot do its work."""
 MAX_LINE_BYTES = 8192
 TAIL_LINES = 12
+MAX_SAID_BYTES = 4000
+"""A pipe that is writable at all takes 4096 bytes without waiting."""
+_STDERR = 2
 
 
 class LevelLines(logging.Formatter):
@@ -36,6 +42,7 @@ def configure_worker_logs() -> None:
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LevelLines("%(message)s"))
+    handler.addFilter(_is_news)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
@@ -44,6 +51,12 @@ def configure_worker_logs() -> None:
         logger.handlers.clear()
         logger.setLevel(logging.WARNING)
         logger.propagate = True
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Answers that were cut off at the drain limit: uvicorn says so in one line, and then again
+    with a traceback for each."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
 
 
 class OutputLines:
@@ -78,7 +91,13 @@ class OutputLines:
 
 
 def say(text: str) -> None:
-    """One line for the person who started the server. A closed or full terminal stops nothing."""
-    with contextlib.suppress(OSError, ValueError):
-        sys.stderr.write(text + "\n")
-        sys.stderr.flush()
+    """Lines for the person who started the server.
+
+    Nothing waits for them: what a closed, full or unread terminal does not take is dropped.
+    """
+    for line in text.splitlines():
+        raw = line.encode("utf-8", "replace")[:MAX_SAID_BYTES] + b"\n"
+        with contextlib.suppress(OSError, ValueError):
+            _, writable, _ = select.select([], [_STDERR], [], 0)
+            if writable:
+                os.write(_STDERR, raw)

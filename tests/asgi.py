@@ -162,9 +162,7 @@ async def call(
 ) -> Reply:
     """One whole exchange; `body` is bytes, or JSON values."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    async with Client(
-        app, method, path, pieces=[raw], headers=headers, host=host
-    ) as client:
+    async with Client(app, method, path, pieces=[raw], headers=headers, host=host) as client:
         return await client.whole()
 
 

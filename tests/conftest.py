@@ -1,1 +1,55 @@
-"""Makes the helpers beside it importable from every test folder."""
+"""The fixtures that start real servers; makes the helpers beside it importable everywhere."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running import HANG_S, Running, StartServer
+from toy import toy_worker
+
+from open_llm_server.serving import start
+
+with warnings.catch_warnings():
+    # Libraries under BentoML warn at import.
+    warnings.simplefilter("ignore")
+    import bentoml._internal.server.http_app  # noqa: F401
+
+
+@pytest.fixture
+def server() -> Iterator[StartServer]:
+    """Starts servers on free ports: `server("one=fake,two=fake", sets=["one.step_s=0.1"])`.
+
+    Keywords are those of `open_llm_server.start`. What a test leaves running is ended.
+    """
+    started: list[Running] = []
+
+    def begin(models: str, **options: Any) -> Running:
+        running = Running(start(models, **{"port": 0, "wait_s": HANG_S, **options}))
+        started.append(running)
+        return running
+
+    yield begin
+    for running in started:
+        running.end()
+
+
+@pytest.fixture(scope="session")
+def shared_server() -> Iterator[Running]:
+    """Two models, `one` and `two`, for tests that neither kill nor configure anything."""
+    with start(
+        ["one=fake", "two=fake"], port=0, sets=["two.reply_tokens=3"], wait_s=HANG_S
+    ) as running:
+        yield Running(running)
+
+
+@pytest.fixture(scope="session")
+def toy_socket() -> Iterator[Path]:
+    """The socket of BentoML's own runner worker; see `toy`."""
+    # A short path, because a unix socket's must be.
+    with tempfile.TemporaryDirectory(prefix="olm-toy-") as folder, toy_worker(Path(folder)) as path:
+        yield path

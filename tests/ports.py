@@ -93,6 +93,11 @@ class EchoPort:
         if self.stalls:
             await asyncio.Event().wait()
 
+    async def until_opened(self, streams: int = 1) -> None:
+        while self.opened < streams:
+            self.changed.clear()
+            await self.changed.wait()
+
     async def until_closed(self) -> None:
         """Returns when as many streams were closed as were opened, at least one."""
         while not self.opened or self.closed < self.opened:

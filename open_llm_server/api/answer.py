@@ -15,6 +15,7 @@ from ..errors import (
     Draining,
     EngineError,
     ModelLoading,
+    ModelNotFound,
     OpenLLMError,
     QueueFull,
     RunnerLost,
@@ -176,7 +177,7 @@ class Answer:
         assert self._feed is not None
         # A failure frame is a frame, but one that says that nothing was started.
         refused = self._failed is not None and isinstance(error, _ELSEWHERE)
-        unseen = not self._feed.started and isinstance(error, RunnerLost)
+        unseen = not self._feed.started and isinstance(error, RunnerLost | ModelNotFound)
         self._failed = None
         return refused or unseen
 

@@ -24,15 +24,29 @@ class Toy(bentoml.legacy.Runnable):  # type: ignore[misc]
         yield "x" + EMOJI * int(size)
 
     @bentoml.legacy.Runnable.method  # type: ignore[untyped-decorator]
+    async def repeats(self, text: str) -> AsyncGenerator[str, None]:
+        for letter in text:
+            yield letter
+
+    @bentoml.legacy.Runnable.method  # type: ignore[untyped-decorator]
+    async def silent(self, name: str) -> AsyncGenerator[str, None]:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.append(name)
+            raise
+        yield ""
+
+    @bentoml.legacy.Runnable.method  # type: ignore[untyped-decorator]
     async def breaks(self, _: str) -> AsyncGenerator[str, None]:
-        yield "one\n"
+        yield '{"start":{"prompt_tokens":1}}\n'
         raise ValueError("a secret reason")
 
     @bentoml.legacy.Runnable.method  # type: ignore[untyped-decorator]
     async def endless(self, name: str) -> AsyncGenerator[str, None]:
         try:
             while True:
-                yield "tick\n"
+                yield '{"alive":{}}\n'
                 await asyncio.sleep(0.01)
         except asyncio.CancelledError:
             cancelled.append(name)
@@ -42,7 +56,8 @@ class Toy(bentoml.legacy.Runnable):  # type: ignore[misc]
     async def facts(self, _: str) -> AsyncGenerator[str, None]:
         wanted = ("CUDA_VISIBLE_DEVICES", "TOY_THREADS")
         environment = {name: os.environ.get(name) for name in wanted}
-        yield json.dumps({"cancelled": cancelled, "environment": environment})
+        facts = {"cancelled": cancelled, "environment": environment}
+        yield json.dumps({"info": facts}) + "\n"
 
     @bentoml.legacy.Runnable.method  # type: ignore[untyped-decorator]
     def plain_and_broken(self, _: str) -> Any:

@@ -69,9 +69,10 @@ def test_native_chat_reads_every_sampling_value() -> None:
 
 
 def test_native_chat_takes_a_prompt_or_messages() -> None:
-    assert native.read_chat(body(messages=HELLO)).request == native.read_chat(
-        body(prompt="Hello", messages=None)
-    ).request
+    assert (
+        native.read_chat(body(messages=HELLO)).request
+        == native.read_chat(body(prompt="Hello", messages=None)).request
+    )
     for fields in ({}, {"prompt": "x", "messages": HELLO}, {"prompt": None}):
         with pytest.raises(InvalidField, match="one of the two"):
             native.read_chat(body(**fields))
@@ -117,7 +118,10 @@ def test_native_answers() -> None:
 
 def test_native_events_end_with_the_whole_answer() -> None:
     deltas = [Delta(0, "a\n"), Delta(0, ""), Delta(0, "é", reason="stop")]
-    for ask in (native.read_chat_sse(body(prompt="x")), native.read_chat(body(prompt="x", stream=True))):
+    for ask in (
+        native.read_chat_sse(body(prompt="x")),
+        native.read_chat(body(prompt="x", stream=True)),
+    ):
         *pieces, last = written(ask, *deltas)
         assert pieces == [{"delta": "a\n"}, {"delta": "é"}]
         assert last == whole(ask, *deltas)
@@ -380,7 +384,9 @@ def test_embeddings_as_numbers_and_as_base64() -> None:
     vectors = Embeddings(((0.5, -0.25), (1.0, 0.0)), 2, "mean", "x")
     plain = whole(openai_embeddings.read(body(input=["a", "b"])), vectors)
     assert plain["usage"] == {"prompt_tokens": 5, "total_tokens": 7}
-    packed = whole(openai_embeddings.read(body(input=["a", "b"], encoding_format="base64")), vectors)
+    packed = whole(
+        openai_embeddings.read(body(input=["a", "b"], encoding_format="base64")), vectors
+    )
     for one, other in zip(plain["data"], packed["data"], strict=True):
         raw = base64.b64decode(other["embedding"])
         assert struct.unpack("<2f", raw) == one["embedding"]

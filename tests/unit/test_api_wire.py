@@ -204,7 +204,11 @@ IMAGE = {"type": "image_url", "image_url": {"url": "http://169.254.169.254/"}}
             NotSupported,
             "messages.0.content.1.type",
         ),
-        ({"role": "user", "content": [{"type": "text"}]}, InvalidField, "messages.0.content.0.text"),
+        (
+            {"role": "user", "content": [{"type": "text"}]},
+            InvalidField,
+            "messages.0.content.0.text",
+        ),
         (
             {"role": "assistant", "content": "", "tool_calls": [{"id": "1"}]},
             NotSupported,
@@ -241,13 +245,14 @@ json_values = st.recursive(
 
 @given(st.dictionaries(st.sampled_from([*Sample.model_fields, "other"]), json_values))
 def test_any_json_is_read_or_refused(fields: dict[str, Any]) -> None:
+    param: str | None = None
     try:
         sent = parse(Sample, json.dumps(fields).encode("utf-8", "surrogatepass"))
     except RequestError as refused:
-        assert refused.status == 400
-        assert refused.param is None or len(refused.param) <= 200
+        param = refused.param
     else:
         assert isinstance(sent.text, str)
+    assert param is None or len(param) <= 200
 
 
 @given(st.binary(max_size=200))

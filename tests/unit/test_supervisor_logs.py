@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 from itertools import pairwise
 
 from hypothesis import given
@@ -44,6 +47,32 @@ def test_where_output_was_cut_does_not_matter(raw: bytes, cuts: list[int]) -> No
     chunks = [raw[start:end] for start, end in pairwise(edges)]
     assert pushed(pieces, *chunks) == pushed(whole, raw)
     assert pieces.unseen() == whole.unseen()
+
+
+def test_nothing_waits_for_a_reader_that_does_not_read() -> None:
+    """A full pipe, a closed one and a full disk: the speaker goes on."""
+    code = (
+        "from open_llm_server.supervisor_logs import say\n"
+        "for number in range(10_000):\n"
+        "    say('x' * 5000 + '\\nsecond line')\n"
+        "print('went on')\n"
+    )
+    unread, unreader = os.pipe()
+    closed, closer = os.pipe()
+    os.close(closed)
+    with open("/dev/full", "w") as full:  # noqa: PTH123 - a device
+        for stderr in (unreader, closer, full):
+            done = subprocess.run(
+                [sys.executable, "-c", code],
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                timeout=60,
+                check=True,
+            )
+            assert done.stdout == b"went on\n"
+    assert os.read(unread, 4001) == b"x" * 4000 + b"\n"
+    for descriptor in (unread, unreader, closer):
+        os.close(descriptor)
 
 
 def test_an_endless_line_is_not_kept_whole() -> None:
