@@ -69,9 +69,8 @@ class Soak:
         ends_at = time.monotonic() + seconds
         limits = httpx.Limits(max_connections=CLIENTS)
         async with httpx.AsyncClient(base_url=self.url, timeout=120, limits=limits) as client:
-            await asyncio.gather(
-                self.watch(ends_at), *(self.client(client, number, ends_at) for number in range(CLIENTS))
-            )
+            clients = (self.client(client, number, ends_at) for number in range(CLIENTS))
+            await asyncio.gather(self.watch(ends_at), *clients)
             ready = await client.get("/v1/models")
             self.check(ready.status_code == 200, f"/v1/models after the load: {ready.status_code}")
             await self.nothing_left(client)

@@ -34,8 +34,8 @@ Where a value comes from, highest first:
 6. the model's card
 7. the default
 
-An unknown flag, variable, section or key is an error that names the nearest legal one. Lists are JSON
-or comma-separated in variables, repeated as flags. A variable that is empty counts as not set.
+An unknown flag, variable, section or key is an error that names the nearest legal one. Lists are
+JSON or comma-separated in variables, repeated as flags. A variable that is empty counts as not set.
 `open-llm-server config` prints every value and where it came from; keys are never printed.
 
 Every field, as a YAML file (`open-llm-server config --sample`):

@@ -30,7 +30,7 @@ def form(value: Any) -> str | None:
     first = value[0] if value else ""
     if isinstance(first, list | tuple):
         return "token_lists"
-    return "tokens" if isinstance(first, int) and not isinstance(first, bool) else "texts"
+    return "tokens" if type(first) in (int, float) else "texts"
 
 
 def forms(what: str) -> Discriminator:

@@ -1,0 +1,116 @@
+"""Which build of llama.cpp a machine gets."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def load() -> ModuleType:
+    path = ROOT / "scripts" / "setup_llama_cpp.py"
+    spec = importlib.util.spec_from_file_location("setup_llama_cpp", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["setup_llama_cpp"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+setup = load()
+AVX2 = {"sse4_2", "avx", "avx2", "fma", "f16c", "bmi2"}
+AVX512 = AVX2 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512vbmi"}
+ZEN = AVX512 | {"avx512_vnni", "avx512_bf16", "avx_vnni"}
+SAPPHIRE = ZEN | {"amx_tile", "amx_int8", "amx_bf16"}
+
+
+@pytest.mark.parametrize(
+    ("machine", "features", "gcc", "names", "on", "flags"),
+    [
+        (
+            "x86_64",
+            SAPPHIRE,
+            (12, 2),
+            ["with AMX", "for this processor", "with AVX2 only", "as the sources choose"],
+            {"GGML_AMX_INT8", "GGML_AMX_TILE", "GGML_AVX512_BF16"},
+            "-fno-tree-dse -fno-dse",
+        ),
+        ("x86_64", SAPPHIRE, (12, 4), None, {"GGML_AMX_INT8"}, ""),
+        ("x86_64", SAPPHIRE, (13, 2), None, {"GGML_AMX_INT8"}, "-fno-tree-dse -fno-dse"),
+        ("x86_64", SAPPHIRE, (14, 1), None, {"GGML_AMX_INT8"}, ""),
+        ("x86_64", SAPPHIRE, None, None, {"GGML_AMX_INT8"}, ""),
+        ("x86_64", SAPPHIRE, (10, 2), None, {"GGML_AVX512_BF16"}, ""),
+        (
+            "x86_64",
+            ZEN,
+            (12, 2),
+            ["for this processor", "with AVX2 only", "as the sources choose"],
+            {"GGML_AVX512", "GGML_AVX512_BF16", "GGML_AVX_VNNI"},
+            "",
+        ),
+        (
+            "x86_64",
+            AVX2,
+            (12, 2),
+            ["for this processor", "as the sources choose"],
+            {"GGML_AVX2", "GGML_FMA"},
+            "",
+        ),
+        # A processor that has but a part of AVX-512 cannot run what ggml makes of it.
+        ("x86_64", AVX2 | {"avx512f", "avx512_vnni"}, (12, 2), None, {"GGML_AVX2"}, ""),
+        ("x86_64", {"sse4_2"}, (12, 2), ["as the sources choose"], set(), ""),
+        ("aarch64", set(), (12, 2), ["as the sources choose"], set(), ""),
+        ("arm64", set(), None, ["as the sources choose"], set(), ""),
+    ],
+)
+def test_the_best_build(
+    machine: str,
+    features: set[str],
+    gcc: tuple[int, int] | None,
+    names: list[str] | None,
+    on: set[str],
+    flags: str,
+) -> None:
+    builds = setup.choose_builds(machine, features, gcc)
+    best = builds[0]
+    assert names is None or [build.name for build in builds] == names
+    assert on <= {name for name, value in best.switches.items() if value == "ON"}
+    assert best.flags == flags
+    if best.switches:
+        assert best.switches["GGML_NATIVE"] == "OFF"
+    if not features >= setup.AVX512:
+        assert not any("512" in name for name, value in best.switches.items() if value == "ON")
+    if gcc and gcc[0] < 11:
+        assert "GGML_AMX_INT8" not in {n for n, v in best.switches.items() if v == "ON"}
+
+
+def test_the_last_resort_decides_nothing() -> None:
+    assert setup.choose_builds("x86_64", SAPPHIRE, (12, 2))[-1].switches == {}
+
+
+def test_a_failing_command_shows_its_last_words(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(subprocess.CalledProcessError):
+        setup.run_with_progress(["no-such-command"], {})
+    assert "no-such-command" in capfd.readouterr().err
+
+
+def test_this_machine_has_a_compiler_and_a_build() -> None:
+    name, gcc = setup.compiler()
+    assert name
+    assert setup.choose_builds("x86_64", setup.processor_features(), gcc)
+
+
+def test_the_installed_build_is_proved() -> None:
+    assert setup.proof() == ""
+
+
+def test_a_build_that_does_not_decode_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "")
+    monkeypatch.setattr(setup.sys, "executable", "false")
+    assert setup.proof() == "without a word"
