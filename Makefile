@@ -11,7 +11,7 @@ BIN     := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime
 TESTING := $(VENV)/.testing
 PIP     := $(BIN)/python -m pip --disable-pip-version-check
-SOURCES := open_llm_server tests scripts benchmarks examples models
+SOURCES := open_llm_server tests scripts benchmarks models
 
 .PHONY: help setup serve test check lint format bench soak docs clean
 .DEFAULT_GOAL := help

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import gguf
 import numpy as np
@@ -68,14 +68,21 @@ def cached(shape: Shape = BENCH, folder: Path = BUILD) -> Path:
     return path
 
 
-def write_model(path: Path, shape: Shape, **metadata: Any) -> None:
+def write_model(
+    path: Path,
+    shape: Shape,
+    *,
+    add_vocabulary: Callable[[gguf.GGUFWriter, int], None] | None = None,
+    architecture: str = "llama",
+    broken_token: int | None = None,
+) -> None:
     """Writes the file in one go: a reader never sees half of it.
 
-    `metadata` replaces texts of the header, as in `chat_template=None`.
+    `broken_token`: its embedding is not a number, and so is all that follows from it.
     """
     partial = path.with_suffix(f".{os.getpid()}.part")
-    writer = gguf.GGUFWriter(partial, "llama")
-    writer.add_name(str(metadata.get("name", shape.label)))
+    writer = gguf.GGUFWriter(partial, architecture)
+    writer.add_name(shape.label)
     writer.add_context_length(shape.context_length)
     writer.add_embedding_length(shape.width)
     writer.add_block_count(shape.layers)
@@ -86,11 +93,9 @@ def write_model(path: Path, shape: Shape, **metadata: Any) -> None:
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(shape.vocabulary)
     writer.add_file_type(TYPES[shape.type][1])
-    _add_vocabulary(writer, shape.vocabulary)
-    template = metadata.get("chat_template", CHAT_TEMPLATE)
-    if template is not None:
-        writer.add_chat_template(template)
-    _add_weights(writer, shape)
+    (add_vocabulary or _add_vocabulary)(writer, shape.vocabulary)
+    writer.add_chat_template(CHAT_TEMPLATE)
+    _add_weights(writer, shape, broken_token)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -137,7 +142,7 @@ def _add_vocabulary(writer: gguf.GGUFWriter, size: int) -> None:
     writer.add_add_eos_token(False)
 
 
-def _add_weights(writer: gguf.GGUFWriter, shape: Shape) -> None:
+def _add_weights(writer: gguf.GGUFWriter, shape: Shape, broken_token: int | None) -> None:
     random = np.random.default_rng(shape.seed)
     kind = TYPES[shape.type][0]
 
@@ -145,6 +150,8 @@ def _add_weights(writer: gguf.GGUFWriter, shape: Shape) -> None:
         values = random.standard_normal((rows, columns), dtype=np.float32)
         values *= np.float32(columns**-0.5)
         values[:mute] = 0
+        if broken_token is not None and name.startswith("token_embd"):
+            values[broken_token] = np.nan
         add(name, values)
 
     def add(name: str, values: npt.NDArray[np.float32]) -> None:

@@ -14,7 +14,10 @@ from .generation import Prompt
 class Echoes:
     """Gives each choice its prompt back before its first text."""
 
-    def __init__(self, prompts: Sequence[Prompt], choices: int, engine: Engine) -> None:
+    def __init__(
+        self, prompts: Sequence[Prompt], choices: int, engine: Engine, *, scored: bool
+    ) -> None:
+        self._scored = scored
         self._prompts = prompts
         self._choices = choices
         self._engine = engine
@@ -33,10 +36,11 @@ class Echoes:
         if text is None:
             text = b"".join(map(self._engine.piece, prompt.tokens)).decode("utf-8", "replace")
         scores: tuple[TokenScore, ...] = ()
-        if index in self._scores:
+        if self._scored:
+            # Nothing predicts a prompt's first token, so it has no score of its own.
             first = prompt.tokens[0]
             head = TokenScore(first, self._engine.piece(first), None)
-            scores = (head, *self._scores.pop(index))
+            scores = (head, *self._scores.pop(index, ()))
         return [Delta(index, text, scores=scores)]
 
 

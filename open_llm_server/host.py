@@ -125,19 +125,20 @@ class Host:
             echo, stop = request.echo, ()
         settings = self._settings.override(request.sampling)
         deadline = self._deadline(call)
+        scored = echo and request.logprobs is not None
         tasks = tasks_for(
             prompts,
             settings=settings,
             stop=stop,
             choices=request.n,
             logprobs=request.logprobs,
-            score_prompt=echo and request.logprobs is not None,
+            score_prompt=scored,
             context_length=self._engine.limits.context_length,
             caller=call.caller,
             deadline=deadline,
         )
         ticket = Ticket(caller=call.caller, tasks=tasks, deadline=deadline)
-        echoes = Echoes(prompts, request.n, self._engine) if echo else None
+        echoes = Echoes(prompts, request.n, self._engine, scored=scored) if echo else None
         async with _Running(self._worker, ticket):
             yield Start(sum(len(prompt.tokens) for prompt in prompts))
             async for frame in self._frames(ticket, echoes):

@@ -26,6 +26,7 @@ READ_BYTES = 1024 * 1024
 IDLE_CONNECTION_S = 30.0
 """Far under the 1800 s after which BentoML's runner worker closes an idle connection."""
 
+_SILENT = "it fell silent"
 _BROKEN = (aiohttp.ClientError, asyncio.TimeoutError, OSError)
 LAST_FRAMES = (End, Failure, Embeddings, Info)
 
@@ -60,17 +61,20 @@ class RunnerLink:
         response = await self._open(call, deadline)
         decoder = FrameDecoder()
         last: Frame | None = None
+        first_frame_limit = loop.call_at(deadline, response.close)
         try:
-            chunk = await asyncio.wait_for(
-                response.content.readany(), max(0.0, deadline - loop.time())
-            )
+            chunk = await response.content.readany()
+            first_frame_limit.cancel()
             while chunk:
                 for last in decoder.push(chunk):
                     yield last
                 chunk = await response.content.readany()
         except (*_BROKEN, BrokenFrame) as broken:
-            raise Lost(started=last is not None, why=_words(broken)) from broken
+            too_late = last is None and loop.time() >= deadline
+            why = _SILENT if too_late else _words(broken)
+            raise Lost(started=last is not None, why=why) from broken
         finally:
+            first_frame_limit.cancel()
             response.close()
         if not isinstance(last, LAST_FRAMES):
             raise Lost(started=last is not None, why="its answer broke off")
@@ -106,10 +110,20 @@ class RunnerLink:
         raise Lost(started=False, why=f"its process answered with HTTP status {status}")
 
     async def _post(self, call: str, deadline: float) -> aiohttp.ClientResponse:
-        loop = asyncio.get_running_loop()
         session = self._session or self._connect()
-        request = session.post(self._url, data=self.body(call), headers=self.headers)
-        return await asyncio.wait_for(request, max(0.0, deadline - loop.time()))
+        post = session.post(self._url, data=self.body(call), headers=self.headers)
+        asked = asyncio.ensure_future(post)
+        left_s = max(0.0, deadline - asyncio.get_running_loop().time())
+        # Not wait_for: until Python 3.12 it loses a cancellation that comes with the answer.
+        try:
+            await asyncio.wait({asked}, timeout=left_s)
+        except asyncio.CancelledError:
+            _drop(asked)
+            raise
+        if asked.done():
+            return asked.result()
+        _drop(asked)
+        raise asyncio.TimeoutError
 
     def _connect(self) -> aiohttp.ClientSession:
         connector: aiohttp.BaseConnector
@@ -128,10 +142,21 @@ class RunnerLink:
         return self._session
 
 
+def _drop(asked: asyncio.Future[aiohttp.ClientResponse]) -> None:
+    """Nobody waits for it any more, also if its answer is here by now."""
+
+    def close(done: asyncio.Future[aiohttp.ClientResponse]) -> None:
+        if not done.cancelled() and done.exception() is None:
+            done.result().close()
+
+    asked.cancel()
+    asked.add_done_callback(close)
+
+
 def _words(broken: BaseException) -> str:
     match broken:
         case asyncio.TimeoutError():
-            return "it fell silent"
+            return _SILENT
         case aiohttp.ClientConnectorError():
             return "it could not be reached"
         case BrokenFrame():

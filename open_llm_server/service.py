@@ -116,6 +116,7 @@ def _settings(server: ServerConfig, runtime_dir: Path | None) -> ApiSettings:
         body_limit=server.body_limit,
         timeout_s=server.timeout_s,
         allowed_hosts=server.allowed_hosts,
+        allowed_origins=server.allowed_origins,
         runtime_dir=runtime_dir,
     )
 

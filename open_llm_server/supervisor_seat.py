@@ -97,10 +97,11 @@ class Seat:
 
     async def _watch(self, process: Process, started_at: float) -> None:
         """Until the worker is ready, then for as long as it lives."""
-        ready = await self._is_ready(process)
-        while not ready:
+        # Libraries may lose the cancellation that ends this; a dead process does so too.
+        while not await self._is_ready(process):
+            if process.exited.done():
+                return
             await asyncio.sleep(LOADING_PAUSE_S)
-            ready = await self._is_ready(process)
         self._ready_at = time.monotonic()
         if self._down_note is not None:
             self._down_note.unlink(missing_ok=True)
@@ -114,6 +115,8 @@ class Seat:
             with contextlib.suppress(Exception):
                 await self._probe(process)
                 last_sign = time.monotonic()
+            if process.exited.done():
+                return
         say(f"{self.label}: gave no sign for {HUNG_AFTER_S:.0f} s; it is replaced")
         process.kill_group()
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
 from .auth import hash_key
@@ -40,9 +41,17 @@ def create_app(models: Sequence[ServedModel], settings: ApiSettings) -> Starlett
         *(Endpoint(path, {"GET": handler}) for path, handler in get.items()),
         *(Endpoint(path, {"POST": handler}) for path, handler in post.items()),
     ]
+    # Other sites' pages are refused unless named, and only those named hear of CORS.
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=settings.allowed_origins,
+        allow_methods=["GET", "POST"],
+        allow_headers=["Authorization", "X-Api-Key", "X-Request-Id", "X-Request-Timeout"],
+        expose_headers=["Retry-After", "X-Request-Id", "X-Ignored-Parameters"],
+    )
     app = Starlette(
         routes=[Route(endpoint.path, endpoint) for endpoint in endpoints],
-        middleware=[Middleware(Edge, desk=desk)],
+        middleware=[*([cors] if settings.allowed_origins else []), Middleware(Edge, desk=desk)],
     )
     # A path with one slash too many is another path: no redirects that lose a POST's body.
     app.router.redirect_slashes = False

@@ -43,7 +43,7 @@ class HostGuard:
             if not (origin.lower() in self._origins or self._same(origin, host)):
                 raise HostNotAllowed(
                     f"web pages of {origin[:100]!a} may not call this server; its operator "
-                    "can allow them by naming that origin in allowed_origins",
+                    "can allow them with --allowed-origins",
                     param="origin",
                 )
         if site == "cross-site" and not origins and not safe:

@@ -75,7 +75,7 @@ class Generation(Settings):
     )
     prompt: Annotated[str, Field(max_length=1_000_000)] | None = Field(
         default=None,
-        description="Pre-prompt put before every conversation: a text, or the path of a text file.",
+        description="Pre-prompt put before every conversation (callers can see it): a text, or a text file.",
         json_schema_extra={"text_or_path": True},
     )
 
@@ -139,6 +139,11 @@ class ServerConfig(Settings):
     )
     allowed_hosts: tuple[Annotated[str, Field(min_length=1, max_length=255)], ...] = Field(
         default=(), max_length=1000, description="Further Host header to answer to (repeatable)."
+    )
+    allowed_origins: tuple[Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")], ...] = Field(
+        default=(),
+        max_length=1000,
+        description="Site whose web pages may call, as https://site.example (repeatable).",
     )
     api_workers: Annotated[int, Field(ge=1, le=256)] = Field(
         default=1, description="Processes that speak HTTP."

@@ -16,76 +16,35 @@ from pathlib import Path
 from typing import BinaryIO, NoReturn
 
 from ..errors import WeightsError
-
-MAGIC = b"GGUF"
-VERSIONS = (2, 3)
-MAX_HEADER_BYTES = 512 * 1024 * 1024
-MAX_KEYS = 65_536
-MAX_TENSORS = 262_144
-MAX_KEY_BYTES = 65_535
-MAX_NAME_BYTES = 63
-"""Of a tensor. llama.cpp keeps 64 bytes in most builds and 128 in none of the released ones."""
-MAX_TEXT_BYTES = 4 * 1024 * 1024
-MAX_STRINGS = 4_000_000
-"""Over all arrays of a file; the largest vocabularies have 256,000 tokens and 500,000 merges."""
-MAX_ARRAY = 16_777_216
-MAX_DIMENSIONS = 4
-MAX_ALIGNMENT = 4096
-MAX_SHARDS = 1024
-DEFAULT_ALIGNMENT = 32
-_READ_BYTES = 1 << 20
-
-# Value types of the format: struct code, or None for the two that are no fixed number of bytes.
-_NUMBERS: dict[int, str] = {
-    0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B", 10: "Q", 11: "q", 12: "d",
-}  # fmt: skip
-_TYPE_NAMES = (
-    "uint8 int8 uint16 int16 uint32 int32 float32 bool string array uint64 int64 float64".split()
+from .gguf_format import (
+    ARRAY,
+    BOOL,
+    DEFAULT_ALIGNMENT,
+    ELEMENTS,
+    MAGIC,
+    MAX_ALIGNMENT,
+    MAX_ARRAY,
+    MAX_DIMENSIONS,
+    MAX_HEADER_BYTES,
+    MAX_KEY_BYTES,
+    MAX_KEYS,
+    MAX_NAME_BYTES,
+    MAX_SHARDS,
+    MAX_STRINGS,
+    MAX_TENSORS,
+    MAX_TEXT_BYTES,
+    NUMBERS,
+    POSITIVE,
+    READ_BYTES,
+    STRING,
+    TENSOR_TYPES,
+    TEXTS,
+    TYPE_NAMES,
+    VERSIONS,
+    Array,
+    Scalar,
+    Tensor,
 )
-_FLOAT32, _BOOL, _STRING, _ARRAY, _INT32, _UINT32 = 6, 7, 8, 9, 5, 4
-
-TENSOR_TYPES: dict[int, tuple[str, int, int]] = {
-    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20),
-    6: ("Q5_0", 32, 22), 7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 40),
-    10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144),
-    13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210), 15: ("Q8_K", 256, 292),
-    16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98),
-    19: ("IQ1_S", 256, 50), 20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110),
-    22: ("IQ2_S", 256, 82), 23: ("IQ4_XS", 256, 136), 24: ("I8", 1, 1), 25: ("I16", 1, 2),
-    26: ("I32", 1, 4), 27: ("I64", 1, 8), 28: ("F64", 1, 8), 29: ("IQ1_M", 256, 56),
-    30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66),
-    39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18),
-}  # fmt: skip
-"""Number -> name, elements of a block, bytes of a block."""
-
-# Typed-array confusion in the vocabulary is read out of bounds by llama.cpp.
-_ELEMENTS = {
-    "tokenizer.ggml.tokens": _STRING,
-    "tokenizer.ggml.merges": _STRING,
-    "tokenizer.ggml.scores": _FLOAT32,
-    "tokenizer.ggml.token_type": _INT32,
-}
-_POSITIVE = (".context_length", ".embedding_length", ".block_count", ".attention.head_count")
-_TEXTS = ("general.architecture", "general.name", "tokenizer.chat_template", "tokenizer.ggml.model")
-
-Scalar = int | float | bool | str
-
-
-@dataclass(frozen=True, slots=True)
-class Array:
-    """An array's type and length; its elements are not kept."""
-
-    element: str
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Tensor:
-    name: str
-    shape: tuple[int, ...]
-    type: str
-    elements: int
-    data_bytes: int
 
 
 @dataclass(frozen=True)
@@ -156,7 +115,9 @@ def read_header(path: Path, *, adapter: bool = False) -> Header:
         )
     shards = _read_shards(header)
     if not header.tensors and not shards:
-        raise WeightsError(f"{path} holds no weights (a vocabulary alone); use the model's own file")
+        raise WeightsError(
+            f"{path} holds no weights (a vocabulary alone); use the model's own file"
+        )
     return Header(
         header.path, header.version, header.metadata, header.tensors, header.file_bytes, shards
     )
@@ -165,7 +126,7 @@ def read_header(path: Path, *, adapter: bool = False) -> Header:
 def _read_one(path: Path) -> Header:
     try:
         size = path.stat().st_size
-        with path.open("rb", buffering=_READ_BYTES) as file:
+        with path.open("rb", buffering=READ_BYTES) as file:
             return _Reader(path, file, size).header()
     except OSError as error:
         raise WeightsError(
@@ -238,15 +199,15 @@ class _Reader:
 
     def _value(self, key: str) -> Scalar | Array:
         kind = self._uint32()
-        if kind == _STRING:
+        if kind == STRING:
             return self._text(MAX_TEXT_BYTES, f"the value of {key}")
-        if kind == _ARRAY:
+        if kind == ARRAY:
             return self._array(key)
-        if kind not in _NUMBERS:
+        if kind not in NUMBERS:
             self._refuse(f"the value of {key} has the unknown type {kind}")
-        layout = struct.Struct("<" + _NUMBERS[kind])
+        layout = struct.Struct("<" + NUMBERS[kind])
         (value,) = layout.unpack(self._take(layout.size))
-        if kind == _BOOL:
+        if kind == BOOL:
             if value > 1:
                 self._refuse(f"the value of {key} is neither true nor false")
             return bool(value)
@@ -255,31 +216,31 @@ class _Reader:
 
     def _array(self, key: str) -> Array:
         element, count = struct.unpack("<IQ", self._take(12))
-        if element == _STRING:
+        if element == STRING:
             self._strings += count
             if self._strings > MAX_STRINGS:
                 self._refuse(f"{key} has {count} texts")
             for _ in range(count):
                 self._skip(self._length(MAX_KEY_BYTES, key))
-        elif element in _NUMBERS:
+        elif element in NUMBERS:
             if count > MAX_ARRAY:
                 self._refuse(f"{key} has {count} elements")
-            self._skip(count * struct.calcsize("<" + _NUMBERS[element]))
+            self._skip(count * struct.calcsize("<" + NUMBERS[element]))
         else:
             self._refuse(f"{key} is an array of type {element}")
-        return Array(_TYPE_NAMES[element], count)
+        return Array(TYPE_NAMES[element], count)
 
     def _judge(self, metadata: Mapping[str, Scalar | Array]) -> None:
         """Values that llama.cpp trusts."""
-        for key in _TEXTS:
+        for key in TEXTS:
             if key in metadata and not isinstance(metadata[key], str):
                 self._refuse(f"{key} is not a text")
-        for key, element in _ELEMENTS.items():
+        for key, element in ELEMENTS.items():
             value = metadata.get(key)
             if value is not None and (
-                not isinstance(value, Array) or value.element != _TYPE_NAMES[element]
+                not isinstance(value, Array) or value.element != TYPE_NAMES[element]
             ):
-                self._refuse(f"{key} is not an array of {_TYPE_NAMES[element]}")
+                self._refuse(f"{key} is not an array of {TYPE_NAMES[element]}")
         counts = {
             value.count
             for key in ("tokens", "scores", "token_type")
@@ -288,9 +249,10 @@ class _Reader:
         if len(counts) > 1:
             self._refuse("its vocabulary's tokens, scores and types differ in number")
         for key, value in metadata.items():
-            if key.endswith(_POSITIVE) and not isinstance(value, Array):
-                if not isinstance(value, int) or not 0 < value < 2**31:
-                    self._refuse(f"{key} is {value!r}")
+            if not key.endswith(POSITIVE) or isinstance(value, Array):
+                continue
+            if not isinstance(value, int) or not 0 < value < 2**31:
+                self._refuse(f"{key} is {value!r}")
         first_part = not metadata.get("split.no")
         if first_part and not metadata.get("general.architecture"):
             self._refuse("it names no architecture (general.architecture)")

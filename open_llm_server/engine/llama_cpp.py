@@ -10,15 +10,14 @@ import ctypes
 import math
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ..errors import ConfigurationError
 from . import gguf
 from .base import Aborted, Batch, Copy, Limits, Outcome, Row, RowError, Score
+from .llama_batch import Output, Staging
 from .llama_embedding import Embedder
 from .llama_native import CELL_PADDING, AbortFlag, Model, brief, native
 from .llama_sampling import Logits, Sampler, score
@@ -31,70 +30,6 @@ _NO_ROOM, _ABORTED = 1, 2  # what llama_decode returns beside 0 and errors
 _get_logits = brief("llama_get_logits")
 _sequence_remove = brief("llama_memory_seq_rm")
 _sequence_copy = brief("llama_memory_seq_cp")
-
-
-@dataclass(frozen=True)
-class _Output:
-    """A row's share of the outputs: first place in the batch, first and end line of logits."""
-
-    at: int
-    first: int
-    end: int
-
-
-class _Staging:
-    """The arrays behind a `llama_batch`, filled again for each step."""
-
-    def __init__(self, tokens: int, sequences: int) -> None:
-        self._tokens = np.zeros(tokens, np.int32)
-        self._positions = np.zeros(tokens, np.int32)
-        self._counts = np.ones(tokens, np.int32)
-        self._wanted = np.zeros(tokens, np.int8)
-        self._sequences = np.arange(sequences, dtype=np.int32)
-        self._pointers = np.zeros(tokens, np.uintp)
-        self._first = self._sequences.ctypes.data
-        self.batch = native.llama_batch()
-        for name, array in (
-            ("token", self._tokens),
-            ("pos", self._positions),
-            ("n_seq_id", self._counts),
-            ("seq_id", self._pointers),
-            ("logits", self._wanted),
-        ):
-            kind = dict(native.llama_batch._fields_)[name]
-            setattr(self.batch, name, ctypes.cast(array.ctypes.data, kind))
-
-    def fill(self, rows: Sequence[Row]) -> list[_Output]:
-        """Writes `rows`; the outputs are in their order."""
-        at = line = 0
-        outputs = []
-        for row in rows:
-            count = len(row.tokens)
-            pointer = self._first + 4 * row.slot
-            scored = len(row.targets)
-            if count == 1:
-                self._tokens[at] = row.tokens[0]
-                self._positions[at] = row.start
-                self._pointers[at] = pointer
-                wanted = row.draw is not None or scored > 0
-                self._wanted[at] = wanted
-                lines = int(wanted)
-            else:
-                end = at + count
-                self._tokens[at:end] = row.tokens
-                self._positions[at:end] = np.arange(row.start, row.start + count)
-                self._pointers[at:end] = pointer
-                self._wanted[at:end] = 0
-                self._wanted[at : at + scored] = 1
-                lines = scored
-                if row.draw is not None and scored < count:
-                    self._wanted[end - 1] = 1
-                    lines += 1
-            outputs.append(_Output(at, line, line + lines))
-            at += count
-            line += lines
-        self.batch.n_tokens = at
-        return outputs
 
 
 class LlamaCppEngine:
@@ -168,7 +103,7 @@ class LlamaCppEngine:
         self._memory = native.llama_get_memory(self._context)
         self._vocabulary = Vocabulary(model, context_length=context_length)
         self._embedder = Embedder(model, context_length=context_length, threads=threads)
-        self._staging = _Staging(batch_tokens, sequences)
+        self._staging = Staging(batch_tokens, sequences)
         self._held = [0] * sequences
         self._samplers: list[Sampler | None] = [None] * sequences
         self._stepping = threading.Lock()
@@ -239,8 +174,7 @@ class LlamaCppEngine:
         for row in rows:
             self._held[row.slot] = row.start + len(row.tokens)
         return [
-            self._outcome(row, output, logits)
-            for row, output in zip(rows, outputs, strict=True)
+            self._outcome(row, output, logits) for row, output in zip(rows, outputs, strict=True)
         ]
 
     def forget(self, slot: int) -> None:
@@ -314,10 +248,11 @@ class LlamaCppEngine:
         address = ctypes.cast(_get_logits(self._context), ctypes.c_void_p).value
         assert address is not None
         flat = (ctypes.c_float * (lines * width)).from_address(address)
-        return np.frombuffer(flat, np.float32).reshape(lines, width)
+        logits: Logits = np.ctypeslib.as_array(flat).reshape(lines, width)
+        return logits
 
     @staticmethod
-    def _refuse_broken(rows: Sequence[Row], outputs: Sequence[_Output], logits: Logits) -> None:
+    def _refuse_broken(rows: Sequence[Row], outputs: Sequence[Output], logits: Logits) -> None:
         """The samplers of llama.cpp end the process when no logit is a number."""
         for line, highest in enumerate(logits.max(axis=1)):
             if not math.isfinite(highest):
@@ -328,7 +263,7 @@ class LlamaCppEngine:
                 )
                 raise RowError(slot, "the model's output is not a number")
 
-    def _outcome(self, row: Row, output: _Output, logits: Logits) -> Outcome:
+    def _outcome(self, row: Row, output: Output, logits: Logits) -> Outcome:
         targets: list[Score] = [
             score(logits[output.first + place], target, row.top)
             for place, target in enumerate(row.targets)

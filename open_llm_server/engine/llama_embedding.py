@@ -38,9 +38,7 @@ class Embedder:
         for start in range(0, len(tokens), CHUNK_TOKENS):
             chunk = tokens[start : start + CHUNK_TOKENS]
             ids = (ctypes.c_int32 * len(chunk))(*chunk)
-            code = native.llama_decode(
-                self._context, native.llama_batch_get_one(ids, len(chunk))
-            )
+            code = native.llama_decode(self._context, native.llama_batch_get_one(ids, len(chunk)))
             if code:
                 raise RuntimeError(f"llama.cpp failed with code {code}: {self._model.last_error()}")
             states = np.ctypeslib.as_array(

@@ -124,6 +124,7 @@ class Model:
     def __init__(self, path: Path, *, gpu_layers: int) -> None:
         """`gpu_layers` -1: all of them. Raises WeightsError or ConfigurationError."""
         self.path = path
+        self._gpu = gpu_layers != 0
         self._log = start_backend()
         self._log.errors.clear()
         if gpu_layers and not native.llama_supports_gpu_offload():
@@ -254,6 +255,7 @@ class Model:
         parameters.n_seq_max = sequences
         parameters.n_threads = parameters.n_threads_batch = threads
         parameters.kv_unified = unified
+        parameters.offload_kqv = parameters.op_offload = self._gpu
         parameters.type_k = parameters.type_v = _F32 if self.float32 else _F16
         if embeddings:
             parameters.embeddings = True

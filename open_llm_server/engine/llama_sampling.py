@@ -68,8 +68,8 @@ class Sampler:
             logits[ids] = np.where(seen <= 0, seen * penalty, seen / penalty)
         if self._chosen:
             counts = self._chosen.counts
-            logits[self._chosen.ids] -= (
-                counts * np.float32(draw.frequency_penalty) + np.float32(draw.presence_penalty)
+            logits[self._chosen.ids] -= counts * np.float32(draw.frequency_penalty) + np.float32(
+                draw.presence_penalty
             )
 
 

@@ -4,6 +4,7 @@ hosts and from other sites' pages."""
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from asgi import App, Client, app_of, call, get, post
@@ -18,7 +19,7 @@ BEARER = ("authorization", f"Bearer {KEYS[0]}")
 CHAT = {"prompt": "Hello"}
 
 
-def guarded(port: EchoPort | None = None, **settings: object) -> App:
+def guarded(port: EchoPort | None = None, **settings: Any) -> App:
     return app_of(port or EchoPort(), api_key_hashes=tuple(map(hash_key, KEYS)), **settings)
 
 
@@ -141,6 +142,25 @@ async def test_other_sites_pages_are_refused() -> None:
     friend = app_of(allowed_origins=("https://app.example",))
     reply = await post(friend, "/chat", CHAT, [("origin", "https://app.example")])
     assert reply.status == 200
+    assert reply.headers["access-control-allow-origin"] == "https://app.example"
+
+
+async def test_a_named_sites_page_may_ask_first() -> None:
+    friend = app_of(allowed_origins=("https://app.example",))
+    asked = [
+        ("access-control-request-method", "POST"),
+        ("access-control-request-headers", "content-type"),
+    ]
+    reply = await call(
+        friend, "OPTIONS", "/chat", headers=[("origin", "https://app.example"), *asked]
+    )
+    assert reply.status == 200
+    assert reply.headers["access-control-allow-origin"] == "https://app.example"
+    evil = await call(
+        friend, "OPTIONS", "/chat", headers=[("origin", "https://evil.example"), *asked]
+    )
+    assert evil.status == 400
+    assert "access-control-allow-origin" not in evil.headers
 
 
 async def test_a_websocket_is_closed() -> None:

@@ -146,6 +146,7 @@ async def test_unknown_models(app: App, path: str) -> None:
         error = await refused(app, path, GOOD[path] | {"model": name}, status=404, param="model")
         assert error["code"] == "model_not_found"
         assert "this server has: echo" in error["message"]
+    wrong: Any
     for wrong in (1, [], {}, True):
         await refused(app, path, GOOD[path] | {"model": wrong}, param="model")
     assert (await get(app, "/v1/models/llama")).status == 404

@@ -266,7 +266,7 @@ async def test_a_model_that_lives_on_meets_the_deadline(monkeypatch: pytest.Monk
     assert (reply.status, reply.error["code"]) == (504, "deadline_exceeded")
     assert port.closed.is_set()
     port = Alives()
-    app = app_of(port, silence_s=5, keep_alive_s=0.01, timeout_s=0.05)
+    app = app_of(port, silence_s=5, keep_alive_s=0.005, timeout_s=0.4)
     reply = await post(app, "/chat-sse", {"prompt": "x"})
     # It was promised an answer by then: the end is an event.
     assert reply.status == 200

@@ -144,6 +144,17 @@ async def test_echo_gives_the_prompt_back_with_scores() -> None:
     assert end(scored).usage.completion_tokens == 0
 
 
+async def test_echo_scores_a_prompt_of_one_token() -> None:
+    async with hosting() as host:
+        request = CompletionRequest(
+            prompts=("a",), echo=True, logprobs=0, sampling=Sampling(max_tokens=1)
+        )
+        frames = await ask(host, request)
+    scores = [score for f in frames if isinstance(f, Delta) for score in f.scores]
+    assert [(score.text, score.logprob is None) for score in scores][0] == ("a", True)
+    assert len(scores) == 2
+
+
 async def test_echo_of_token_ids_spells_them() -> None:
     async with hosting() as host:
         frames = await ask(host, CompletionRequest(prompts=((104, 105),), echo=True))
