@@ -33,15 +33,15 @@ SYSTEM = (
 )
 # How often each kind of exchange is drawn.
 KINDS = {
-    "server": 31,
-    "usage": 9,
+    "server": 24,
+    "usage": 13,
     "smalltalk": 25,
-    "identity": 11,
-    "simple": 13,
-    "capitals": 6,
-    "sums": 7,
-    "unknown": 11,
-    "echo": 3,
+    "identity": 9,
+    "simple": 16,
+    "capitals": 5,
+    "sums": 16,
+    "unknown": 8,
+    "echo": 8,
     "story": 2,
 }
 MAKERS = {
@@ -95,7 +95,7 @@ def conversation(rng: random.Random) -> Document:
     """One to many turns, now and then with a system message or something to remember."""
     size = rng.choices((1, 2, 3, 5, 9, 16), (48, 22, 13, 9, 5, 3))[0]
     threads = [thread(rng) for _ in range(size)]
-    if rng.random() < 0.26:
+    if rng.random() < 0.4:
         told, asked = told_and_asked(rng)
         first = rng.randint(0, min(2, len(threads)))
         threads.insert(first, [told])

@@ -154,6 +154,6 @@ def never_told(rng: random.Random) -> Turn:
 def _value(kind: str, rng: random.Random) -> str:
     if kind == "age":
         return str(rng.randint(6, 90))
-    if kind in ("name", "city", "pet") and rng.random() < 0.45:
+    if kind in ("name", "city", "pet") and rng.random() < 0.55:
         return made_up_word(rng)
     return str(rng.choice(load("tables")[FACTS[kind].values]))

@@ -141,15 +141,15 @@ def loss_of(model: LlamaForCausalLM, inputs: Tensor, targets: Tensor) -> Tensor:
     return functional.cross_entropy(logits.float(), targets[wanted])
 
 
-def optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
+def optimizers(model: LlamaForCausalLM, scale: float) -> list[torch.optim.Optimizer]:
     """Muon for the matrices, Adam for the embedding and the norms."""
     matrices: list[torch.nn.Parameter] = []
     others: list[torch.nn.Parameter] = []
     for name, weight in model.named_parameters():
         (matrices if weight.ndim == 2 and "embed" not in name else others).append(weight)
     return [
-        torch.optim.Muon(matrices, lr=0.02, weight_decay=0.02, adjust_lr_fn="original"),
-        torch.optim.AdamW(others, lr=3e-3, betas=(0.9, 0.98), weight_decay=0.0),
+        torch.optim.Muon(matrices, lr=0.02 * scale, weight_decay=0.02, adjust_lr_fn="original"),
+        torch.optim.AdamW(others, lr=3e-3 * scale, betas=(0.9, 0.98), weight_decay=0.0),
     ]
 
 
@@ -158,9 +158,11 @@ def speed_factor(step: int, steps: int) -> float:
     return min((step + 1) / 40, 1.0, max((steps - step) / (0.5 * steps), 0.01))
 
 
-def train(model: LlamaForCausalLM, tokenizer: Tokenizer, seed: int, steps: int) -> None:
+def train(
+    model: LlamaForCausalLM, tokenizer: Tokenizer, seed: int, steps: int, scale: float = 1.0
+) -> None:
     """Runs the steps and prints step, loss, tokens per second and the time left."""
-    tuned = optimizers(model)
+    tuned = optimizers(model, scale)
     base = [group["lr"] for optimizer in tuned for group in optimizer.param_groups]
     started = time.monotonic()
     tokens, window = 0, 0.0
@@ -242,18 +244,23 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--minutes", type=float, help="instead of --steps; not reproducible")
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--start", type=Path, help="weights to go on from, at half the speed")
     parser.add_argument("--layers", type=int, default=6)
     given = parser.parse_args()
     if any(os.environ.get(name) != value for name, value in SETTINGS.items()):
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **SETTINGS})
     torch.manual_seed(given.seed)
     rng = random.Random(given.seed)
-    texts = ("".join(p.text for p in corpus.document(rng)) for _ in range(8000))
-    tokenizer = train_tokenizer(texts)
-    model = build_model(given.layers)
+    if given.start:
+        tokenizer = Tokenizer.from_file(str(given.start / "tokenizer.json"))
+        model = LlamaForCausalLM.from_pretrained(given.start, dtype=torch.float32).train()
+    else:
+        texts = ("".join(p.text for p in corpus.document(rng)) for _ in range(8000))
+        tokenizer = train_tokenizer(texts)
+        model = build_model(given.layers)
     say(f"{sum(p.numel() for p in model.parameters())} parameters")
     steps = steps_in(given.minutes, model, tokenizer) if given.minutes else given.steps
-    train(model, tokenizer, given.seed, steps)
+    train(model, tokenizer, given.seed, steps, scale=0.5 if given.start else 1.0)
     save(model, tokenizer, given.out)
 
 

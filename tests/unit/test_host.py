@@ -19,7 +19,7 @@ from open_llm_server.core import (
     Request,
     Sampling,
 )
-from open_llm_server.engine.fake import FakeEngine
+from open_llm_server.engine.fake import FakeEngine, Faults
 from open_llm_server.engine.prompts import TurnsFormat
 from open_llm_server.engine.worker import Worker
 from open_llm_server.frames import (
@@ -79,6 +79,12 @@ async def ask(host: Host, request: Request, **kw: Any) -> list[Frame]:
     return [
         frame async for line in host.serve(call) for frame in decoder.push(line.encode("ascii"))
     ]
+
+
+def endless_engine() -> FakeEngine:
+    """Talks for minutes, so that nothing ends by itself while a test looks."""
+    slow = Faults(step_s=0.002)
+    return FakeEngine(context_length=100_000, slots=1, reply_tokens=100_000, faults=slow)
 
 
 def chat(text: str, **kw: Any) -> ChatRequest:
@@ -240,7 +246,7 @@ async def test_stop_texts_of_the_card_end_chats_only() -> None:
 
 
 async def test_closing_the_stream_frees_the_slot() -> None:
-    engine = FakeEngine(context_length=100_000, slots=1, reply_tokens=100_000)
+    engine = endless_engine()
     async with hosting(engine, SETTINGS) as host:
         call = Call.of(chat("Hi", sampling=Sampling(max_tokens=90_000)), id="r")
         async with aclosing(host.serve(encode_call(call))) as lines:
@@ -251,7 +257,7 @@ async def test_closing_the_stream_frees_the_slot() -> None:
 
 
 async def test_a_deadline_is_an_error_frame() -> None:
-    engine = FakeEngine(context_length=100_000, slots=1, reply_tokens=100_000)
+    engine = endless_engine()
     async with hosting(engine) as host:
         request = chat("Hi", sampling=Sampling(max_tokens=90_000))
         error = failure(await ask(host, request, deadline_s=0.05))
@@ -259,7 +265,7 @@ async def test_a_deadline_is_an_error_frame() -> None:
 
 
 async def test_a_full_queue_is_an_error_frame_with_a_waiting_time() -> None:
-    engine = FakeEngine(context_length=100_000, slots=1, reply_tokens=100_000)
+    engine = endless_engine()
     async with hosting(engine) as host:
         request = chat("Hi", sampling=Sampling(max_tokens=90_000))
         call = encode_call(Call.of(request, id="r"))
