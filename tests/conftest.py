@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
+import subprocess
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
-from running import HANG_S, Running, StartServer
+from running import HANG_S, Running, Serve, StartServer, wait_until_ready
 from toy import toy_worker
 
 from open_llm_server.serving import start
@@ -53,3 +59,37 @@ def toy_socket() -> Iterator[Path]:
     # A short path, because a unix socket's must be.
     with tempfile.TemporaryDirectory(prefix="olm-toy-") as folder, toy_worker(Path(folder)) as path:
         yield path
+
+
+@pytest.fixture
+def bentoml_serve(tmp_path: Path) -> Iterator[Serve]:
+    """`bentoml serve` of a service of `tmp_path`; gives its address once its /readyz says yes."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def serve(service: str, **environment: str) -> str:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "bentoml", "serve", service, "--api-workers", "1"),
+                *("--host", "127.0.0.1", "--port", str(port)),
+            ],
+            cwd=tmp_path,
+            env={**os.environ, "BENTOML_HOME": str(tmp_path / "home"), **environment},
+            start_new_session=True,
+        )
+        started.append(process)
+        wait_until_ready(f"http://127.0.0.1:{port}", process)
+        return f"http://127.0.0.1:{port}"
+
+    yield serve
+    for process in started:
+        family = [*psutil.Process(process.pid).children(recursive=True)]
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(HANG_S)
+        finally:
+            for member in family:
+                if member.is_running():
+                    member.kill()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any, Protocol
 
 import httpx
 import psutil
+import pytest
 
 from open_llm_server.serving import Server
 
@@ -103,3 +105,20 @@ def text_of(events: Iterable[dict[str, Any] | str]) -> str:
 
 class StartServer(Protocol):
     def __call__(self, models: str, **options: Any) -> Running: ...
+
+
+class Serve(Protocol):
+    def __call__(self, service: str, **environment: str) -> str: ...
+
+
+def wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + HANG_S
+    while time.monotonic() < deadline:
+        assert process.poll() is None
+        try:
+            if httpx.get(f"{url}/readyz", timeout=HANG_S).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    pytest.fail("the service was never ready")

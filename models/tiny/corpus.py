@@ -33,13 +33,13 @@ SYSTEM = (
 )
 # How often each kind of exchange is drawn.
 KINDS = {
-    "server": 24,
+    "server": 26,
     "usage": 13,
     "smalltalk": 25,
     "identity": 9,
     "simple": 16,
     "capitals": 5,
-    "sums": 16,
+    "sums": 24,
     "unknown": 8,
     "echo": 8,
     "story": 2,

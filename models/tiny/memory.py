@@ -132,7 +132,7 @@ FACTS = {
 
 def told_and_asked(rng: random.Random) -> tuple[Turn, Turn]:
     """Two turns that belong together; anything may come between them."""
-    kind = rng.choice(["name"] * 8 + list(FACTS))
+    kind = rng.choice(["name"] * 6 + ["city"] * 2 + list(FACTS))
     fact, value = FACTS[kind], _value(kind, rng)
     told = noisy(expand(rng.choice(fact.told), rng).replace("{}", value), rng)
     if value not in told:

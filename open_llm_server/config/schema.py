@@ -75,7 +75,7 @@ class Generation(Settings):
     )
     prompt: Annotated[str, Field(max_length=1_000_000)] | None = Field(
         default=None,
-        description="Pre-prompt put before every conversation (callers can see it): a text, or a text file.",
+        description="Put before every conversation (callers see it): a text, or a text file.",
         json_schema_extra={"text_or_path": True},
     )
 

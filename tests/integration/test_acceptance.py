@@ -14,9 +14,8 @@ import httpx
 import pytest
 import torch
 from openai import OpenAI
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
 from running import HANG_S, Running, StartServer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 pytestmark = [pytest.mark.server, pytest.mark.weights]
 
@@ -49,9 +48,9 @@ def float32(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def expected() -> dict[str, str]:
     """What transformers' own greedy search answers."""
-    tokenizer = AutoTokenizer.from_pretrained(TINY / "hf")
-    model = AutoModelForCausalLM.from_pretrained(TINY / "hf", dtype=torch.float32)
-    answers = {}
+    tokenizer: Any = AutoTokenizer.from_pretrained(TINY / "hf")
+    model: Any = AutoModelForCausalLM.from_pretrained(TINY / "hf", dtype=torch.float32)
+    answers: dict[str, str] = {}
     for question in QUESTIONS:
         inputs = tokenizer.apply_chat_template(
             [{"role": "user", "content": question}],

@@ -9,14 +9,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import textwrap
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-from running import HANG_S, StartServer
+from running import HANG_S, Serve, StartServer
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -149,17 +148,16 @@ def test_the_start_snippet(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.server
-def test_the_service_snippet(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(textwrap.dedent(PYTHON["bentoml"]))
-    with serving_with_bentoml("mine:svc", tmp_path) as url:
-        answer = httpx.post(f"{url}/ask", content="Hello", timeout=HANG_S)
-        assert answer.status_code == 200, answer.text
-        assert answer.text.strip()
+def test_the_service_snippet(bentoml_serve: Serve, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(PYTHON["bentoml"])
+    answer = httpx.post(f"{bentoml_serve('mine:svc')}/ask", content="Hello", timeout=HANG_S)
+    assert answer.status_code == 200, answer.text
+    assert answer.text.strip()
 
 
 @pytest.mark.server
-def test_our_service_served_the_bento_way(tmp_path: Path) -> None:
-    with serving_with_bentoml("open_llm_server.service:svc", tmp_path) as url:
-        answer = httpx.post(f"{url}/chat", json={"prompt": "Hello"}, timeout=HANG_S)
-        assert answer.status_code == 200, answer.text
-        assert answer.json()["message"]
+def test_our_service_served_the_bento_way(bentoml_serve: Serve) -> None:
+    url = bentoml_serve("open_llm_server.service:svc", OPEN_LLM_MODELS="tiny")
+    answer = httpx.post(f"{url}/chat", json={"prompt": "Hello"}, timeout=HANG_S)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["message"]

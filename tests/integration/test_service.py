@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 
 import httpx
-import psutil
 import pytest
-from running import HANG_S, StartServer
+from running import HANG_S, Serve, StartServer
 
 pytestmark = pytest.mark.server
 
@@ -59,57 +53,6 @@ async def ask(text):
 
 INFO = '{"op":"info","id":"x","request":{}}'
 """
-
-
-class Serve(Protocol):
-    def __call__(self, service: str, **environment: str) -> str: ...
-
-
-@pytest.fixture
-def bentoml_serve(tmp_path: Path) -> Iterator[Serve]:
-    """`bentoml serve` of a service of `tmp_path`; gives its address once its /readyz says yes."""
-    started: list[subprocess.Popen[bytes]] = []
-
-    def serve(service: str, **environment: str) -> str:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "bentoml", "serve", service, "--api-workers", "1"),
-                *("--host", "127.0.0.1", "--port", str(port)),
-            ],
-            cwd=tmp_path,
-            env={**os.environ, "BENTOML_HOME": str(tmp_path / "home"), **environment},
-            start_new_session=True,
-        )
-        started.append(process)
-        wait_until_ready(f"http://127.0.0.1:{port}", process)
-        return f"http://127.0.0.1:{port}"
-
-    yield serve
-    for process in started:
-        family = [*psutil.Process(process.pid).children(recursive=True)]
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(HANG_S)
-        finally:
-            for member in family:
-                if member.is_running():
-                    member.kill()
-
-
-def wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + HANG_S
-    while time.monotonic() < deadline:
-        assert process.poll() is None
-        try:
-            if httpx.get(f"{url}/readyz", timeout=HANG_S).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.1)
-    pytest.fail("the service was never ready")
 
 
 def test_bentoml_serve_serves_our_api_and_nothing_of_its_own(bentoml_serve: Serve) -> None:

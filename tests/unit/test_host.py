@@ -157,7 +157,7 @@ async def test_echo_scores_a_prompt_of_one_token() -> None:
         )
         frames = await ask(host, request)
     scores = [score for f in frames if isinstance(f, Delta) for score in f.scores]
-    assert [(score.text, score.logprob is None) for score in scores][0] == ("a", True)
+    assert [(score.text, score.logprob is None) for score in scores[:1]] == [("a", True)]
     assert len(scores) == 2
 
 

@@ -1,0 +1,49 @@
+"""`python -m benchmarks`: everything in one run, as ratios, with pass or miss for each target.
+
+Set LLAMA_SERVER to the path of a llama-server binary to compare with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+from . import batching, front, report, serve
+from .models import BUILD, cached
+
+PARTS = ("serve", "front", "batching")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--rounds", type=int, default=3, help="of the interleaved measurements")
+    parser.add_argument("--json", type=Path, default=BUILD / "results.json")
+    chosen = parser.parse_args()
+    parts = chosen.parts or PARTS
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"there is no part {', '.join(sorted(unknown))}; there are {PARTS}")
+    peer = os.environ.get("LLAMA_SERVER")
+    if peer is None and "serve" in parts:
+        print("LLAMA_SERVER names no llama-server: it is left out", file=sys.stderr)
+    about, started = report.machine(), time.monotonic()
+    rows: list[report.Row] = []
+    if "serve" in parts:
+        rows += serve.run(cached(), threads=chosen.threads, rounds=chosen.rounds, peer=peer)
+    if "front" in parts:
+        rows += front.run()
+    if "batching" in parts:
+        rows += batching.run(chosen.threads)
+    about["seconds"] = round(time.monotonic() - started)
+    report.save(chosen.json, rows, about)
+    print(report.show(rows, about))
+    print(f"saved as {chosen.json}")
+    return 1 if any(row.passed is False for row in rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
