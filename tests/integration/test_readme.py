@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -91,19 +90,21 @@ def test_the_start_lines(line: str, folder: Path) -> None:
     watchdog = threading.Timer(2 * HANG_S, process.kill)
     watchdog.start()
     try:
-        url = first_url(process.stdout or [])
-        assert httpx.get(f"{url}/readyz", timeout=HANG_S).status_code == 200
-        process.send_signal(signal.SIGINT)
-        assert process.wait() == 0
+        with process:
+            url = first_url(process)
+            assert httpx.get(f"{url}/readyz", timeout=HANG_S).status_code == 200
+            process.send_signal(signal.SIGINT)
+            process.communicate()
+            assert process.returncode == 0
     finally:
         process.kill()
-        process.wait()
         watchdog.cancel()
 
 
-def first_url(lines: Iterator[str] | list[str]) -> str:
+def first_url(process: subprocess.Popen[str]) -> str:
+    assert process.stdout
     seen = []
-    for line in lines:
+    for line in process.stdout:
         seen.append(line)
         if found := re.search(r"https?://[\w.:\[\]]+", line):
             return found.group()
