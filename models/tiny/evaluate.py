@@ -19,7 +19,8 @@ from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFas
 
 HERE = Path(__file__).resolve().parent
 BEGIN, FINISH = "<!-- measured: begin -->", "<!-- measured: end -->"
-# Conversations that the corpus does not hold, each user turn with a text the answer must hold.
+# Each user turn with texts of which the answer must hold one. Samples, not a measurement: the
+# corpus holds some of these questions, or close wordings of them.
 CHATS: list[list[tuple[str, str]]] = [
     [("Hello, how are you?", "fine|well")],
     [("hey there buddy, who might you be?", "tiny")],
@@ -106,7 +107,12 @@ def report(tiny: Tiny) -> tuple[str, int]:
         samples += ["<!-- -->", ""]
     for prompt in COMPLETIONS:
         samples += [f"> **{prompt}**{tiny.complete(prompt)}".replace("\n", " "), ""]
-    lines += [f"Sample answers, greedy; {right} of {asked} hold what they must:", "", *samples]
+    lines += [
+        f"Sample answers, greedy; {right} of {asked} hold what they must. They are samples, not a "
+        "measurement: the corpus holds some of these questions, or close wordings of them.",
+        "",
+        *samples,
+    ]
     return "\n".join(lines), asked - right
 
 

@@ -28,7 +28,7 @@ SPECIALS = ("<|text|>", "<|end|>", "<|pad|>", "<|system|>", "<|user|>", "<|assis
 BOS, END, PAD = 0, 1, 2
 VOCABULARY = 3072
 CONTEXT = 1024
-STEPS = 680
+STEPS = 1200
 TOKENS_PER_STEP = 6144
 WIDTH_STEP = 16
 # glibc returns freed memory to the system after each step by default, and libgomp spins while

