@@ -171,12 +171,19 @@ class FrameDecoder:
     """Joins chunks that were cut anywhere back into frames."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest: list[bytes] = []
+        self._size = 0
 
     def push(self, chunk: bytes) -> Iterator[Frame]:
-        data = self._rest + chunk
-        *lines, self._rest = data.split(b"\n")
-        if len(self._rest) > MAX_FRAME_BYTES:
+        head, newline, tail = chunk.rpartition(b"\n")
+        # Parts of a long frame are joined once, when it is complete.
+        lines = b"".join((*self._rest, head)).split(b"\n") if newline else []
+        if newline:
+            self._rest.clear()
+            self._size = 0
+        self._rest.append(tail)
+        self._size += len(tail)
+        if self._size > MAX_FRAME_BYTES:
             raise BrokenFrame(f"a frame is longer than {MAX_FRAME_BYTES} bytes")
         return (_load(line) for line in lines if line)
 

@@ -1,7 +1,7 @@
 """The arrays behind a `llama_batch`, filled by hand for each step.
 
 llama-cpp-python's own helpers start positions at 0 and mark the wrong outputs; see
-docs/adr/0007-llama-cpp-batch-by-hand.md.
+docs/adr/0010-llama-cpp-batch-by-hand.md.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Engine on llama.cpp through the low-level API of llama-cpp-python.
 
 Fills the batch by hand and reads the return codes itself (the binding's own helpers do neither
-reliably, see docs/adr/0007). Only this file and its `llama_*` neighbours know llama.cpp.
+reliably, see docs/adr/0010). Only this file and its `llama_*` neighbours know llama.cpp.
 """
 
 from __future__ import annotations
@@ -158,9 +158,10 @@ class LlamaCppEngine:
             self._trim(slot, length)
         for copy in batch.copies:
             self._copy(copy)
-        rows = batch.rows
-        if not rows:
+        if not batch.rows:
             return []
+        # Between streams llama.cpp joins neighbours only; one cache does not mind.
+        rows = sorted(batch.rows, key=lambda row: row.slot)
         self._refuse_misfits(batch)
         outputs = self._staging.fill(rows)
         try:
@@ -173,9 +174,11 @@ class LlamaCppEngine:
             raise
         for row in rows:
             self._held[row.slot] = row.start + len(row.tokens)
-        return [
-            self._outcome(row, output, logits) for row, output in zip(rows, outputs, strict=True)
-        ]
+        by_slot = {
+            row.slot: self._outcome(row, output, logits)
+            for row, output in zip(rows, outputs, strict=True)
+        }
+        return [by_slot[row.slot] for row in batch.rows]
 
     def forget(self, slot: int) -> None:
         self._trim(slot, 0)

@@ -17,8 +17,14 @@ from open_llm_server.port import Lost
 END = End(Usage(prompt_tokens=1), {}, {})
 
 
-async def collected(stream: AsyncGenerator[Frame, None]) -> list[Frame]:
-    return [frame async for frame in stream]
+async def collected(
+    stream: AsyncGenerator[Frame, None], frames: list[Frame] | None = None
+) -> list[Frame]:
+    """All frames; in `frames` also those of a stream that breaks."""
+    frames = [] if frames is None else frames
+    async for frame in stream:
+        frames.append(frame)
+    return frames
 
 
 def to(path: Path, method: str) -> RunnerLink:
@@ -59,8 +65,7 @@ async def test_whatever_goes_wrong_is_lost_and_never_text(
     link = to(toy_socket, method)
     seen: list[Frame] = []
     with pytest.raises(Lost, match=words) as raised:
-        async for frame in link.stream("1"):
-            seen.append(frame)
+        await collected(link.stream("1"), seen)
     # A frame that arrives together with the break is not always seen.
     assert raised.value.started == bool(seen)
     await link.close()
