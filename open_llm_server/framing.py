@@ -34,13 +34,14 @@ class Echoes:
         prompt = self._prompts[index // self._choices]
         text = prompt.text
         if text is None:
-            text = b"".join(map(self._engine.piece, prompt.tokens)).decode("utf-8", "replace")
+            own = prompt.tokens[prompt.skip :]
+            text = b"".join(map(self._engine.piece, own)).decode("utf-8", "replace")
         scores: tuple[TokenScore, ...] = ()
         if self._scored:
             # Nothing predicts a prompt's first token, so it has no score of its own.
             first = prompt.tokens[0]
             head = TokenScore(first, self._engine.piece(first), None)
-            scores = (head, *self._scores.pop(index, ()))
+            scores = (head, *self._scores.pop(index, ()))[prompt.skip :]
         return [Delta(index, text, scores=scores)]
 
 

@@ -20,6 +20,8 @@ class Prompt:
 
     text: str | None
     tokens: Sequence[int]
+    skip: int = 0
+    """How many of the tokens are the operator's and no part of an echo."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
@@ -96,9 +97,10 @@ class Host:
             yield encode(Failure(failure.frame()))
 
     async def close(self) -> None:
+        # Tokenisers read the model's vocabulary: they end before the engine frees it.
+        await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
         await asyncio.to_thread(self._worker.stop)
         await self._prompts.close()
-        self._threads.shutdown()
 
     # -- one answer -----------------------------------------------------------------------
 
@@ -114,17 +116,21 @@ class Host:
     async def _generate(
         self, call: Call, request: ChatRequest | CompletionRequest
     ) -> AsyncGenerator[Frame, None]:
-        if isinstance(request, ChatRequest):
-            prompts = [await self._chat_prompt(request)]
-            echo, stop = False, self._identity.stop
-        else:
-            prompts = [
-                await self._text_prompt(prompt, index)
-                for index, prompt in enumerate(request.prompts)
-            ]
-            echo, stop = request.echo, ()
-        settings = self._settings.override(request.sampling)
         deadline = self._deadline(call)
+        echo, stop, places = False, self._identity.stop, request.n
+        if isinstance(request, CompletionRequest):
+            echo, stop, places = request.echo, (), request.n * len(request.prompts)
+        self._worker.refuse_if_gone()
+        self._worker.admission.check(places)
+        preparing = asyncio.ensure_future(self._prepare(request))
+        try:
+            # Templates and tokenisers of others may go first: say that somebody is there.
+            while not (await asyncio.wait({preparing}, timeout=ALIVE_EVERY_S))[0]:
+                yield Alive()
+        finally:
+            preparing.cancel()
+        prompts = preparing.result()
+        settings = self._settings.override(request.sampling)
         scored = echo and request.logprobs is not None
         tasks = tasks_for(
             prompts,
@@ -141,20 +147,22 @@ class Host:
         echoes = Echoes(prompts, request.n, self._engine, scored=scored) if echo else None
         async with _Running(self._worker, ticket):
             yield Start(sum(len(prompt.tokens) for prompt in prompts))
-            async for frame in self._frames(ticket, echoes):
-                yield frame
+            async with aclosing(self._frames(ticket, echoes)) as frames:
+                async for frame in frames:
+                    yield frame
             yield End(
                 usage=usage_of(prompts, ticket, request.n),
                 timings=timings_of(ticket),
                 configuration=settings.echo(),
             )
 
-    async def _frames(self, ticket: Ticket, echoes: Echoes | None) -> AsyncIterator[Frame]:
-        async for updates in ticket.updates(alive_every_s=ALIVE_EVERY_S):
-            if not updates:
-                yield Alive()
-            for frame in to_frames(updates, echoes):
-                yield frame
+    async def _frames(self, ticket: Ticket, echoes: Echoes | None) -> AsyncGenerator[Frame, None]:
+        async with aclosing(ticket.updates(alive_every_s=ALIVE_EVERY_S)) as arriving:
+            async for updates in arriving:
+                if not updates:
+                    yield Alive()
+                for frame in to_frames(updates, echoes):
+                    yield frame
 
     async def _embed(self, call: Call, request: EmbedRequest) -> AsyncGenerator[Frame, None]:
         limits = self._engine.limits
@@ -163,6 +171,9 @@ class Host:
                 f"model '{self._identity.name}' makes no embeddings; name one that does",
                 param="model",
             )
+        deadline = self._deadline(call)
+        self._worker.refuse_if_gone()
+        self._worker.admission.check(1)
         inputs: list[Sequence[int]] = []
         for index, text in enumerate(request.inputs):
             tokens = await self._tokens(text, f"input.{index}")
@@ -170,21 +181,22 @@ class Host:
                 raise InvalidField("an input to embed must not be empty", param=f"input.{index}")
             self._check_length(len(tokens), limits.context_length, f"input.{index}")
             inputs.append(tokens)
-        ticket = Ticket(caller=call.caller, inputs=inputs, deadline=self._deadline(call))
+        ticket = Ticket(caller=call.caller, inputs=inputs, deadline=deadline)
         count = sum(map(len, inputs))
         async with _Running(self._worker, ticket):
             yield Start(count)
-            async for updates in ticket.updates(alive_every_s=ALIVE_EVERY_S):
-                if not updates:
-                    yield Alive()
-                for update in updates:
-                    if isinstance(update, Vectors):
-                        yield Embeddings(
-                            vectors=update.vectors,
-                            dimension=limits.embedding_size,
-                            pooling=limits.pooling,
-                            model=self._identity.name,
-                        )
+            async with aclosing(ticket.updates(alive_every_s=ALIVE_EVERY_S)) as arriving:
+                async for updates in arriving:
+                    if not updates:
+                        yield Alive()
+                    for update in updates:
+                        if isinstance(update, Vectors):
+                            yield Embeddings(
+                                vectors=update.vectors,
+                                dimension=limits.embedding_size,
+                                pooling=limits.pooling,
+                                model=self._identity.name,
+                            )
             yield End(usage=Usage(prompt_tokens=count), timings=timings_of(ticket))
 
     async def _info(self) -> AsyncGenerator[Frame, None]:
@@ -221,16 +233,27 @@ class Host:
         tokens = await self._in_thread(lambda: chat_tokens(self._engine, segments))
         return self._prompt("", tokens, "messages")
 
-    async def _text_prompt(self, prompt: str | Sequence[int], index: int) -> Prompt:
-        param = f"prompt.{index}"
-        if isinstance(prompt, str):
-            text = (self._settings.prompt or "") + prompt
-            return self._prompt(prompt, await self._tokens(text, param), param)
-        head = await self._tokens(self._settings.prompt, param) if self._settings.prompt else []
-        tokens = [*head, *(await self._tokens(prompt, param))]
-        return self._prompt(None, tokens, param)
+    async def _prepare(self, request: ChatRequest | CompletionRequest) -> list[Prompt]:
+        if isinstance(request, ChatRequest):
+            return [await self._chat_prompt(request)]
+        return [
+            await self._text_prompt(prompt, index, apart=request.echo)
+            for index, prompt in enumerate(request.prompts)
+        ]
 
-    def _prompt(self, text: str | None, tokens: list[int], param: str) -> Prompt:
+    async def _text_prompt(self, prompt: str | Sequence[int], index: int, *, apart: bool) -> Prompt:
+        """The operator's pre-prompt and the caller's text; `apart`: with a border in tokens."""
+        param, head = f"prompt.{index}", self._settings.prompt
+        text = prompt if isinstance(prompt, str) else None
+        if not head:
+            return self._prompt(text, await self._tokens(prompt, param), param)
+        if isinstance(prompt, str) and not apart:
+            return self._prompt(text, await self._tokens(head + prompt, param), param)
+        first = await self._tokens(head, param)
+        rest = await self._tokens(prompt, param, begin=False)
+        return self._prompt(text, [*first, *rest], param, skip=len(first))
+
+    def _prompt(self, text: str | None, tokens: list[int], param: str, *, skip: int = 0) -> Prompt:
         if not tokens:
             raise InvalidField(
                 "the prompt is empty, and this model has no begin token to start from; "
@@ -239,13 +262,15 @@ class Host:
             )
         # One place must be left for the first new token.
         self._check_length(len(tokens), self._engine.limits.context_length - 1, param)
-        return Prompt(text=text, tokens=tokens)
+        return Prompt(text=text, tokens=tokens, skip=skip)
 
-    async def _tokens(self, prompt: str | Sequence[int], param: str) -> list[int]:
+    async def _tokens(
+        self, prompt: str | Sequence[int], param: str, *, begin: bool = True
+    ) -> list[int]:
         if isinstance(prompt, str):
             try:
                 return await self._in_thread(
-                    lambda: self._engine.tokenize(prompt, begin=True, control=False)
+                    lambda: self._engine.tokenize(prompt, begin=begin, control=False)
                 )
             except ValueError as unfit:
                 raise InvalidField(

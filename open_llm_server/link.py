@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 import aiohttp
 
-from .frames import BrokenFrame, Embeddings, End, Failure, Frame, FrameDecoder, Info
+from .frames import BrokenFrame, End, Failure, Frame, FrameDecoder, Info
 from .port import Busy, Lost
 
 FIRST_FRAME_S = 10.0
@@ -28,7 +28,7 @@ IDLE_CONNECTION_S = 30.0
 
 _SILENT = "it fell silent"
 _BROKEN = (aiohttp.ClientError, asyncio.TimeoutError, OSError)
-LAST_FRAMES = (End, Failure, Embeddings, Info)
+LAST_FRAMES = (End, Failure, Info)
 
 
 class RunnerLink:

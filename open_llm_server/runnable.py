@@ -78,9 +78,13 @@ class LLMRunnable:
         card = cards().get(plan.card) if plan.card else None
         pinned_slots = 2 if settings.prompt else 0
         engine = await asyncio.to_thread(cls.open_engine, plan, config, pinned_slots=pinned_slots)
-        prompts, stop = await cls._prompt_format(engine, card)
-        pins = await _preprompt_tokens(engine, prompts, settings.prompt) if settings.prompt else []
-        worker = await asyncio.to_thread(_start_worker, engine, config, pins, on_crash)
+        try:
+            prompts, stop = await cls._prompt_format(engine, card)
+            pins = await _preprompt_tokens(engine, prompts, settings.prompt)
+            worker = await asyncio.to_thread(_start_worker, engine, config, pins, on_crash)
+        except BaseException:
+            engine.close()
+            raise
         return Host(
             engine=engine,
             worker=worker,
@@ -127,9 +131,11 @@ class LLMRunnable:
 
 
 async def _preprompt_tokens(
-    engine: Engine, prompts: PromptFormat, preprompt: str
+    engine: Engine, prompts: PromptFormat, preprompt: str | None
 ) -> list[list[int]]:
     """What every prompt begins with, in chats and in plain completions."""
+    if not preprompt:
+        return []
     from .engine.job import common_prefix
     from .host import chat_tokens, with_preprompt
 

@@ -63,7 +63,11 @@ class Seat:
         while not self._leaving.is_set():
             started_at = time.monotonic()
             self._ready_at = None
-            self.process = process = self._nursery.start(self.command, self._show)
+            try:
+                self.process = process = self._nursery.start(self.command, self._show)
+            except OSError as error:  # no memory or descriptors for it just now
+                await self._recover_from(error)
+                continue
             watch = asyncio.create_task(self._watch(process, started_at))
             code = await asyncio.shield(process.exited)
             watch.cancel()
@@ -94,6 +98,19 @@ class Seat:
             self._note_down(delay_s + BOOT_S, f"it ended {how_it_ended(code)}")
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._leaving.wait(), delay_s)
+
+    async def _recover_from(self, error: OSError) -> None:
+        """The machine could not start a process."""
+        if not self.ready.is_set():
+            raise StartError(
+                f"{self.label}: no process could be started ({error.strerror}); free some memory "
+                "or raise the limits of this user"
+            ) from error
+        delay_s = max(1.0, self._backoff.died(served_s=0.0))
+        say(f"{self.label}: could not be started ({error.strerror}); again in {delay_s:.0f} s")
+        self._note_down(delay_s + BOOT_S, "the machine could not start it")
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._leaving.wait(), delay_s)
 
     async def _watch(self, process: Process, started_at: float) -> None:
         """Until the worker is ready, then for as long as it lives."""

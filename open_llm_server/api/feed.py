@@ -12,7 +12,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 
-from ..frames import Embeddings, End, Failure, Frame, Info
+from ..frames import End, Failure, Frame, Info
 from ..port import Busy, Gone, Lost
 from .catalog import Replica
 
@@ -24,7 +24,7 @@ LINGER_S = 2.0
 """After an answer's last frame, its stream may take so long to end by itself; then its
 connection can be used again."""
 
-_LAST = (End, Failure, Embeddings, Info)
+_LAST = (End, Failure, Info)
 _lingering: set[asyncio.Task[None]] = set()
 
 

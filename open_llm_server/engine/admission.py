@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from ..errors import QueueFull
+from ..errors import InvalidField, OpenLLMError, QueueFull
 from .meter import DrainMeter
 
 FIRST_GUESS_S = 1.0
@@ -24,7 +24,10 @@ class Admission:
         self._lock = threading.Lock()
 
     def enter(self, places: int) -> float:
-        """Takes `places` and returns the time on the clock, or raises QueueFull."""
+        """Takes `places` and returns the time on the clock, or raises QueueFull.
+
+        A request that can never fit is an InvalidField: waiting would not help it.
+        """
         with self._lock:
             now = self._clock()
             excess = self.live + places - self.capacity
@@ -50,11 +53,20 @@ class Admission:
         with self._lock:
             return self._meter.seconds_for(requests, self._clock())
 
-    def _refusal(self, excess: int, places: int, now: float) -> QueueFull:
+    def check(self, places: int) -> None:
+        """Raises what `enter` would raise now, before any work is put into a request."""
+        with self._lock:
+            excess = self.live + places - self.capacity
+            if excess > 0:
+                self.refused += 1
+                raise self._refusal(excess, places, self._clock())
+
+    def _refusal(self, excess: int, places: int, now: float) -> OpenLLMError:
         if places > self.capacity:
-            return QueueFull(
+            return InvalidField(
                 f"the request asks for {places} sequences at once and this model takes "
-                f"{self.capacity}; ask for fewer (n, prompts), or start with a larger --queue-size"
+                f"{self.capacity}; ask for fewer (n, prompts), or start with a larger --queue-size",
+                param="n",
             )
         wait = max(self._meter.seconds_for(excess, now) or FIRST_GUESS_S, FIRST_GUESS_S)
         return QueueFull(

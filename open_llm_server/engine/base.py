@@ -6,7 +6,7 @@ scheduler decides what is evaluated where; the engine evaluates it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -52,7 +52,7 @@ class Draw:
     """Report the chosen token's log-probability and so many alternatives; `None`: neither.
 
     Log-probabilities are those of the model, before temperature, penalties and cuts."""
-    prompt: Sequence[int] = ()
+    prompt: Sequence[int] = field(default=(), repr=False)
     """The prompt's tokens, for `repetition_penalty`."""
 
 
@@ -182,10 +182,14 @@ class Engine(Protocol):
         """Frees what the slot holds."""
         ...
 
-    def embed(self, inputs: Sequence[Sequence[int]]) -> list[list[float]]:
+    def embed(
+        self, inputs: Sequence[Sequence[int]], *, between: Callable[[], None] = lambda: None
+    ) -> list[list[float]]:
         """One L2-normalised vector of length `limits.embedding_size` for each input.
 
-        Touches no slot."""
+        Touches no slot. Calls `between` now and then, which may step, so that a long input holds
+        nobody up; what it raises ends the call. Raises OpenLLMError when an input is at fault.
+        """
         ...
 
     def abort(self) -> None:

@@ -11,7 +11,7 @@ import os
 import threading
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .base import Aborted, Batch, Limits, Outcome, Row, Score
@@ -98,8 +98,14 @@ class FakeEngine:
     def forget(self, slot: int) -> None:
         self._held[slot].clear()
 
-    def embed(self, inputs: Sequence[Sequence[int]]) -> list[list[float]]:
-        return [self._vector(tokens) for tokens in inputs]
+    def embed(
+        self, inputs: Sequence[Sequence[int]], *, between: Callable[[], None] = lambda: None
+    ) -> list[list[float]]:
+        vectors = []
+        for tokens in inputs:
+            between()
+            vectors.append(self._vector(tokens))
+        return vectors
 
     def abort(self) -> None:
         self._aborted.set()

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import BinaryIO, NoReturn
 
 from ..errors import WeightsError
+from .gguf_faults import faults
 from .gguf_format import (
     ARRAY,
     BOOL,
     DEFAULT_ALIGNMENT,
-    ELEMENTS,
     MAGIC,
     MAX_ALIGNMENT,
     MAX_ARRAY,
@@ -33,12 +33,13 @@ from .gguf_format import (
     MAX_STRINGS,
     MAX_TENSORS,
     MAX_TEXT_BYTES,
+    NO_WEIGHTS,
     NUMBERS,
-    POSITIVE,
     READ_BYTES,
     STRING,
+    TABLE_NAME,
     TENSOR_TYPES,
-    TEXTS,
+    TOKENS,
     TYPE_NAMES,
     VERSIONS,
     Array,
@@ -166,7 +167,8 @@ class _Reader:
             if not key or key in metadata:
                 self._refuse(f"the key '{key[:80]}' is empty or there twice")
             metadata[key] = self._value(key)
-        self._judge(metadata)
+        for fault in faults(metadata):
+            self._refuse(fault)
         alignment = self._alignment(metadata)
         tensors, end = self._tensors(tensor_count, alignment)
         start = -(-self._at // alignment) * alignment
@@ -220,8 +222,11 @@ class _Reader:
             self._strings += count
             if self._strings > MAX_STRINGS:
                 self._refuse(f"{key} has {count} texts")
-            for _ in range(count):
-                self._skip(self._length(MAX_KEY_BYTES, key))
+            if key == TOKENS:
+                self._tokens(count)
+            else:
+                for _ in range(count):
+                    self._skip(self._length(MAX_KEY_BYTES, key))
         elif element in NUMBERS:
             if count > MAX_ARRAY:
                 self._refuse(f"{key} has {count} elements")
@@ -230,32 +235,14 @@ class _Reader:
             self._refuse(f"{key} is an array of type {element}")
         return Array(TYPE_NAMES[element], count)
 
-    def _judge(self, metadata: Mapping[str, Scalar | Array]) -> None:
-        """Values that llama.cpp trusts."""
-        for key in TEXTS:
-            if key in metadata and not isinstance(metadata[key], str):
-                self._refuse(f"{key} is not a text")
-        for key, element in ELEMENTS.items():
-            value = metadata.get(key)
-            if value is not None and (
-                not isinstance(value, Array) or value.element != TYPE_NAMES[element]
-            ):
-                self._refuse(f"{key} is not an array of {TYPE_NAMES[element]}")
-        counts = {
-            value.count
-            for key in ("tokens", "scores", "token_type")
-            if isinstance(value := metadata.get(f"tokenizer.ggml.{key}"), Array)
-        }
-        if len(counts) > 1:
-            self._refuse("its vocabulary's tokens, scores and types differ in number")
-        for key, value in metadata.items():
-            if not key.endswith(POSITIVE) or isinstance(value, Array):
-                continue
-            if not isinstance(value, int) or not 0 < value < 2**31:
-                self._refuse(f"{key} is {value!r}")
-        first_part = not metadata.get("split.no")
-        if first_part and not metadata.get("general.architecture"):
-            self._refuse("it names no architecture (general.architecture)")
+    def _tokens(self, count: int) -> None:
+        """The vocabulary, in which llama.cpp asserts that no token is there twice."""
+        seen: set[bytes] = set()
+        for number in range(count):
+            token = self._take(self._length(MAX_KEY_BYTES, TOKENS))
+            if token and token in seen:
+                self._refuse(f"token {number} of its vocabulary is there twice")
+            seen.add(token)
 
     def _alignment(self, metadata: Mapping[str, Scalar | Array]) -> int:
         alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
@@ -303,6 +290,8 @@ class _Reader:
                 self._refuse(f"the tensor {name} has the shape {shape}, which is not in the file")
         if shape[0] % block:
             self._refuse(f"the tensor {name} has rows of {shape[0]}, no multiple of {block}")
+        if type_name in NO_WEIGHTS and name.endswith(".weight") and TABLE_NAME not in name:
+            self._refuse(f"the tensor {name} has the type {type_name}, which is for no weights")
         return Tensor(name, shape, type_name, elements, elements // block * block_bytes), offset
 
     # -- bytes ----------------------------------------------------------------------------

@@ -46,15 +46,23 @@ TENSOR_TYPES: dict[int, tuple[str, int, int]] = {
 }  # fmt: skip
 """Number -> name, elements of a block, bytes of a block."""
 
+TOKENS = "tokenizer.ggml.tokens"
 # Typed-array confusion in the vocabulary is read out of bounds by llama.cpp.
 ELEMENTS = {
-    "tokenizer.ggml.tokens": STRING,
+    TOKENS: STRING,
     "tokenizer.ggml.merges": STRING,
     "tokenizer.ggml.scores": FLOAT32,
     "tokenizer.ggml.token_type": INT32,
 }
 POSITIVE = (".context_length", ".embedding_length", ".block_count", ".attention.head_count")
 TEXTS = ("general.architecture", "general.name", "tokenizer.chat_template", "tokenizer.ggml.model")
+
+# llama.cpp asserts these, or divides by them.
+MOST = {".block_count": 512, ".expert_count": 1024}
+NO_WEIGHTS = {"I8", "I16", "I32", "I64", "F64"}
+"""Types that llama.cpp multiplies nothing with; it crashes on matrices of them."""
+TABLE_NAME = "tid2eid"
+"""Some models keep a table of numbers under a name that looks like a matrix."""
 
 Scalar = int | float | bool | str
 

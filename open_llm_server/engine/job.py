@@ -15,7 +15,7 @@ class Job:
     """One sequence to extend. The first block is the order, the second the scheduler's notes."""
 
     caller: str
-    prompt: Sequence[int]
+    prompt: Sequence[int] = field(repr=False)
     draw: Draw
     max_tokens: int
     deadline: float | None = None
@@ -25,7 +25,7 @@ class Job:
 
     state: Literal["new", "waiting", "running", "done"] = "new"
     slot: int = -1
-    output: list[int] = field(default_factory=list)
+    output: list[int] = field(default_factory=list, repr=False)
     cached: int = 0
     """Prompt tokens that were found evaluated."""
     leader: Job | None = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -184,8 +184,10 @@ class LlamaCppEngine:
         self._trim(slot, 0)
         self._drop_sampler(slot)
 
-    def embed(self, inputs: Sequence[Sequence[int]]) -> list[list[float]]:
-        return [self._embedder.embed(tokens) for tokens in inputs]
+    def embed(
+        self, inputs: Sequence[Sequence[int]], *, between: Callable[[], None] = lambda: None
+    ) -> list[list[float]]:
+        return [self._embedder.embed(tokens, between) for tokens in inputs]
 
     def close(self) -> None:
         if self._context is None:

@@ -7,12 +7,12 @@ result. The context is made at the first use and grows with the longest input.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from ..errors import ContextLengthExceeded, EngineError
+from ..errors import ConfigurationError, ContextLengthExceeded, EngineError
 from .llama_native import CELL_PADDING, Model, native
 
 CHUNK_TOKENS = 256
@@ -29,13 +29,17 @@ class Embedder:
         self._context: Any = None
         self._room = 0
 
-    def embed(self, tokens: Sequence[int]) -> list[float]:
-        """One vector of length 1. Raises ContextLengthExceeded, or EngineError."""
+    def embed(self, tokens: Sequence[int], between: Callable[[], None]) -> list[float]:
+        """One vector of length 1; calls `between` before each chunk.
+
+        Raises ContextLengthExceeded, or EngineError.
+        """
         self._make_room(len(tokens))
         width = self._model.shape.embedding_size
         native.llama_memory_clear(native.llama_get_memory(self._context), False)
         total = np.zeros(width, np.float64)
         for start in range(0, len(tokens), CHUNK_TOKENS):
+            between()
             chunk = tokens[start : start + CHUNK_TOKENS]
             ids = (ctypes.c_int32 * len(chunk))(*chunk)
             code = native.llama_decode(self._context, native.llama_batch_get_one(ids, len(chunk)))
@@ -71,12 +75,15 @@ class Embedder:
         room = CELL_PADDING
         while room < wanted:
             room *= 2
-        self._context = self._model.new_context(
-            cells=room,
-            sequences=1,
-            batch_tokens=min(CHUNK_TOKENS, room),
-            threads=self._threads,
-            unified=True,
-            embeddings=True,
-        )
+        try:
+            self._context = self._model.new_context(
+                cells=room,
+                sequences=1,
+                batch_tokens=min(CHUNK_TOKENS, room),
+                threads=self._threads,
+                unified=True,
+                embeddings=True,
+            )
+        except ConfigurationError as error:
+            raise EngineError(f"no memory for an input of this length: {error.message}") from error
         self._room = room

@@ -287,11 +287,11 @@ class Scheduler:
         ready = [job for job in self._running if job.leader is None]
         decoding = [job for job in ready if self._missing(job) == 1 and job.output]
         prefilling = [job for job in ready if not job.output]
-        rows = [self._row(job, 1) for job in decoding]
+        rows = [self._row(job, 1) for job in decoding[: self._limits.batch_tokens]]
         budget = self._limits.batch_tokens - len(rows)
         if rows:
             budget = min(budget, self._prefill_tokens)
-        if not prefilling:
+        if not prefilling or budget <= 0:
             return rows
         # The oldest prompt gets half, the shortest of the others the rest: a long prompt
         # moves on, and nobody waits behind it for a short one.

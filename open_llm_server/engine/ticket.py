@@ -7,7 +7,7 @@ encoding.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -112,7 +112,7 @@ class Ticket:
         self._error = self._error or error
         self._wake.set()
 
-    async def updates(self, *, alive_every_s: float) -> AsyncIterator[list[Update]]:
+    async def updates(self, *, alive_every_s: float) -> AsyncGenerator[list[Update], None]:
         """What arrived since the last look, until the ticket is over; raises its error.
 
         Yields an empty list after `alive_every_s` seconds in which nothing arrived.

@@ -11,12 +11,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
-from ..errors import DeadlineExceeded, EngineError, OpenLLMError
+from ..errors import DeadlineExceeded, Draining, EngineError, OpenLLMError
 from ..frames import TokenScore
 from .admission import Admission
 from .base import Aborted, Batch, Engine, Row, RowError, Score
+from .counters import Counters
 from .job import Event, Finished, Generated, Job, Scored
 from .post import Post
 from .scheduler import Scheduler
@@ -28,17 +28,8 @@ REPORT_EVERY_S = 0.5
 """How often a waiting request hears of its place."""
 
 
-@dataclass(slots=True)
-class Counters:
-    """What the worker has done since it started."""
-
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    completion_tokens: int = 0
-    embedded_tokens: int = 0
-    steps: int = 0
-    finished: int = 0
-    cancelled: int = 0
+class _Left(Exception):
+    """Whoever asked for the embedding being made does not want it any more."""
 
 
 class Worker:
@@ -101,11 +92,17 @@ class Worker:
     def submit(self, ticket: Ticket) -> None:
         """Queues `ticket`, or raises QueueFull; its updates arrive on its own loop."""
         with self._woken:
-            if self.crash:
-                raise EngineError("the model's engine has failed and is being replaced; try again")
+            self.refuse_if_gone()
             ticket.submitted_at = self.admission.enter(ticket.size)
             self._new.append(ticket)
             self._woken.notify()
+
+    def refuse_if_gone(self) -> None:
+        """Raises what a request must hear that cannot be served any more."""
+        if self.crash:
+            raise EngineError("the model's engine has failed and is being replaced; try again")
+        if self._stopping:
+            raise Draining("this model is being stopped; try again elsewhere or later")
 
     def cancel(self, ticket: Ticket) -> None:
         """Ends `ticket` before the next step; harmless when it is over already."""
@@ -146,20 +143,30 @@ class Worker:
 
     def pump(self) -> bool:
         """One round; false when there was nothing to do."""
+        stepped = self._round()
+        embedded = self._embed()
+        self._post.deliver()
+        return stepped or embedded
+
+    def _round(self) -> bool:
+        """Takes in what came, drops what is late, and steps once."""
         self._receive()
         now = self._clock()
-        for job in self._scheduler.expired(now):
-            self._fail(
-                self._tickets[job][0],
-                DeadlineExceeded("the request's time ran out; allow more, or ask for fewer tokens"),
-            )
+        self._drop_late(now)
         batch = self._scheduler.plan()
         self._report(now)
         if batch.rows or batch.trims or batch.copies:
             self._step(batch)
-        embedded = self._embed()
         self._post.deliver()
-        return bool(batch.rows) or embedded
+        return bool(batch.rows)
+
+    def _drop_late(self, now: float) -> None:
+        late = [self._tickets[job][0] for job in self._scheduler.expired(now)]
+        late += [t for t in self._embeds if t.deadline is not None and t.deadline <= now]
+        for ticket in dict.fromkeys(late):
+            self._fail(
+                ticket, DeadlineExceeded("the request's time ran out; allow more, or ask for less")
+            )
 
     def _run(self) -> None:
         try:
@@ -170,10 +177,11 @@ class Worker:
                     if self._stopping:
                         break
                 self.pump()
-        except BaseException as broken:
-            self._die(broken)
-        finally:
+            self._let_go(Draining("this model is being stopped; try again elsewhere or later"))
             self._engine.close()
+        except BaseException as broken:
+            # A broken engine is not worth freeing: that may hang, and others still look at it.
+            self._die(broken)
 
     def _busy(self) -> bool:
         return bool(self._tickets or self._embeds)
@@ -267,14 +275,10 @@ class Worker:
             self._over(ticket)
 
     def _embed(self) -> bool:
-        """One helping of embeddings, so that generation goes on between them."""
+        """One helping of embeddings; generation goes on in between."""
         if not self._embeds:
             return False
-        ticket = self._embeds.popleft()
-        if ticket.deadline is not None and ticket.deadline <= self._clock():
-            self._embeds.append(ticket)
-            self._fail(ticket, DeadlineExceeded("the request's time ran out; send fewer inputs"))
-            return True
+        ticket = self._embeds[0]
         ticket.started_at = ticket.started_at or self._clock()
         inputs: list[Sequence[int]] = []
         budget = self._engine.limits.batch_tokens
@@ -283,10 +287,18 @@ class Worker:
                 break
             inputs.append(tokens)
             budget -= len(tokens)
-        ticket.vectors.extend(tuple(vector) for vector in self._engine.embed(inputs))
+        try:
+            vectors = self._engine.embed(inputs, between=lambda: self._between(ticket))
+        except _Left:
+            return True
+        except OpenLLMError as error:  # this input's fault, and nobody else's
+            self._fail(ticket, error)
+            return True
         self.last_step_at = self._clock()
+        ticket.vectors.extend(map(tuple, vectors))
         self.counters.embedded_tokens += sum(map(len, inputs))
         ticket.left = len(ticket.inputs) - len(ticket.vectors)
+        self._embeds.popleft()
         if ticket.left:
             self._embeds.append(ticket)  # others get their turn first
             return True
@@ -295,6 +307,11 @@ class Worker:
         self.admission.leave(ticket.size, done=True)
         self._over(ticket)
         return True
+
+    def _between(self, ticket: Ticket) -> None:
+        self._round()
+        if not ticket.left:
+            raise _Left
 
     # -- endings --------------------------------------------------------------------------
 
@@ -329,17 +346,23 @@ class Worker:
         log.error("the engine failed: %s: %s", type(broken).__name__, broken, exc_info=broken)
         with self._lock:
             self.crash = broken
-            waiting, self._new = self._new, []
-        tickets = {ticket for ticket, _ in self._tickets.values()} | set(self._embeds)
-        for ticket in tickets | set(waiting):
-            failure = EngineError(
+        self._let_go(
+            EngineError(
                 "the model's engine failed while it worked on this request; it is being "
                 "replaced, try again"
             )
-            self._post.close(ticket, failure)
-        self._post.deliver()
+        )
         if self._on_crash:
             self._on_crash(broken)
+
+    def _let_go(self, error: OpenLLMError) -> None:
+        """Nobody is left waiting: every ticket that is here ends with `error`."""
+        with self._lock:
+            new, self._new = self._new, []
+        tickets = [*(ticket for ticket, _ in self._tickets.values()), *self._embeds, *new]
+        for ticket in dict.fromkeys(tickets):
+            self._post.close(ticket, error)
+        self._post.deliver()
 
     # -- words ----------------------------------------------------------------------------
 
@@ -351,7 +374,8 @@ class Worker:
         for job, (ticket, _) in self._tickets.items():
             if job.state == "running":
                 ticket.started_at = ticket.started_at or now
-            elif ticket.started_at is None and (due or ticket.waiting is None):
+            elif job is ticket.tasks[0].job and (due or ticket.waiting is None):
+                # Its first sequence counts: that is when the answer begins.
                 place = self._scheduler.position(job)
                 if ticket.waiting is None or ticket.waiting.position != place:
                     ticket.waiting = Waiting(place, self.admission.seconds_for(place))

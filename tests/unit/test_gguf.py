@@ -142,6 +142,10 @@ DAMAGED = {
         file((ARCHITECTURE, key("tokenizer.ggml.tokens", 4, b"\0" * 4))),
         "not an array of string",
     ),
+    "token twice": (
+        file((ARCHITECTURE, key("tokenizer.ggml.tokens", 9, array(8, 2, text("a") * 2)))),
+        "token 1 of its vocabulary is there twice",
+    ),
     "scores of texts": (
         file((ARCHITECTURE, key("tokenizer.ggml.scores", 9, array(8, 1, text("a"))))),
         "not an array of float32",
@@ -163,6 +167,18 @@ DAMAGED = {
     "no heads": (
         file((ARCHITECTURE, key("llama.attention.head_count", 4, b"\0" * 4))),
         "head_count is 0",
+    ),
+    "513 layers": (
+        file((ARCHITECTURE, key("llama.block_count", 4, struct.pack("<I", 513)))),
+        "block_count is 513",
+    ),
+    "experts from nowhere": (
+        file((ARCHITECTURE, key("llama.expert_used_count", 4, struct.pack("<I", 2)))),
+        "uses 2 of 0 experts",
+    ),
+    "weights of integers": (
+        file(tensors=(tensor("blk.0.attn_k.weight", kind=26),)),
+        "has the type I32",
     ),
     "negative context": (
         file((ARCHITECTURE, key("llama.context_length", 5, struct.pack("<i", -1)))),

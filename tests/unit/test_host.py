@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -37,6 +38,7 @@ from open_llm_server.frames import (
 from open_llm_server.generation import Settings
 from open_llm_server.host import Host, Identity, with_preprompt
 
+FEW = Sampling(max_tokens=3)
 TURNS = Turns(system="[{content}]\n", user="U: {content}\n", assistant="A: {content}\n", reply="A:")
 SETTINGS = Settings(
     temperature=0.0,
@@ -205,12 +207,7 @@ async def test_what_has_no_tokens_is_refused_by_name(request_: Request, param: s
 
 
 async def test_the_preprompt_comes_first_in_both_kinds() -> None:
-    settings = SETTINGS.override(Sampling(seed=1))
-    with_prompt = type(settings)(
-        **{name: getattr(settings, name) for name in settings.__slots__ if name != "prompt"},
-        prompt="Be brief.",
-    )
-    async with hosting(settings=with_prompt) as host, hosting() as plain:
+    async with hosting(settings=replace(SETTINGS, prompt="Be brief.")) as host, hosting() as plain:
         assert text(await ask(host, chat("Hi"))) == text(
             await ask(
                 plain,
@@ -277,7 +274,37 @@ async def test_a_full_queue_is_an_error_frame_with_a_waiting_time() -> None:
         assert error["retry_after"] >= 1
         for stream in streams:
             await stream.aclose()
-        assert text(await ask(host, chat("after")))
+        # Whoever leaves is gone at the next step, not before this line.
+        while isinstance((last := await ask(host, chat("after", sampling=FEW)))[-1], Failure):
+            assert last[-1].error["code"] == "queue_full"
+        assert text(last)
+
+
+async def test_a_deadline_of_several_choices_ends_one_request_only() -> None:
+    async with hosting(endless_engine()) as host:
+        endless = chat("Hi", sampling=Sampling(max_tokens=90_000), n=3)
+        error = failure(await ask(host, endless, deadline_s=0.05))
+        assert error["code"] == "deadline_exceeded"
+        assert text(await ask(host, chat("next", sampling=FEW)))
+
+
+async def test_more_choices_than_there_are_places_is_the_callers_fault() -> None:
+    async with hosting() as host:
+        error = failure(await ask(host, chat("Hi", n=100)))
+    assert (error["code"], error["param"]) == ("invalid_value", "n")
+
+
+async def test_an_echo_leaves_the_operators_words_out() -> None:
+    async with hosting(settings=replace(SETTINGS, prompt="SECRET ")) as host:
+        for prompt in ("hi", (104, 105)):
+            request = CompletionRequest(
+                prompts=(prompt,), echo=True, logprobs=0, sampling=Sampling(max_tokens=1)
+            )
+            frames = await ask(host, request)
+            scores = [score for f in frames if isinstance(f, Delta) for score in f.scores]
+            assert text(frames).startswith("hi ")
+            assert b"".join(score.raw for score in scores).decode() == text(frames)
+            assert all(score.logprob is not None for score in scores)
 
 
 async def test_info_tells_limits_queue_and_values() -> None:

@@ -9,13 +9,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import gguf
+import llama_cpp
 import numpy as np
 import pytest
-
-gguf = pytest.importorskip("gguf")
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-llama_cpp = pytest.importorskip("llama_cpp")
+import torch
+import transformers
 
 pytestmark = pytest.mark.weights
 
@@ -119,7 +118,7 @@ def test_f32_gguf_continues_like_transformers(
 ) -> None:
     path = export.write_gguf(HF, tmp_path / "tiny-f32.gguf", "f32")
     ours = llama_cpp.Llama(str(path), n_ctx=512, n_threads=2, verbose=False)
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(HF, dtype=torch.float32)
+    theirs: Any = transformers.AutoModelForCausalLM.from_pretrained(HF, dtype=torch.float32)
     for prompt in PROMPTS:
         ids = tokenizer.encode(prompt)
         out = theirs.generate(
