@@ -21,7 +21,7 @@ class FakeConfig(ModelConfig):
     """How long the fake engine talks, and what goes wrong with it."""
 
     reply_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
-        default=16, description="Words of an answer, when the caller sets no limit."
+        default=16, description="Words of an answer; a caller may ask for fewer."
     )
     step_s: _Seconds = Field(default=0.0, description="Seconds that each step takes.")
     load_s: _Seconds = Field(default=0.0, description="Seconds that loading takes.")

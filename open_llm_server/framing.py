@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from .core import Usage
 from .engine.base import Engine
-from .engine.ticket import Piece, PromptScores, Ticket, Update, Vectors, Waiting
-from .frames import Delta, Frame, Queued, TokenScore
+from .engine.ticket import Piece, PromptScores, Started, Ticket, Update, Vectors, Waiting
+from .frames import Delta, Frame, Queued, Start, TokenScore
 from .generation import Prompt
 
 
@@ -45,7 +45,7 @@ class Echoes:
         return [Delta(index, text, scores=scores)]
 
 
-def to_frames(updates: Sequence[Update], echoes: Echoes | None) -> list[Frame]:
+def to_frames(updates: Sequence[Update], echoes: Echoes | None, start: Start) -> list[Frame]:
     """Updates as frames; texts of one choice that are ready together go as one."""
     frames: list[Frame] = []
     open_delta: dict[int, int] = {}
@@ -53,6 +53,8 @@ def to_frames(updates: Sequence[Update], echoes: Echoes | None) -> list[Frame]:
         match update:
             case Waiting():
                 frames.append(Queued(update.position, update.eta_s))
+            case Started():
+                frames.append(start)
             case PromptScores():
                 if echoes:
                     echoes.collect(update)

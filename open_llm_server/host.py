@@ -146,8 +146,8 @@ class Host:
         ticket = Ticket(caller=call.caller, tasks=tasks, deadline=deadline)
         echoes = Echoes(prompts, request.n, self._engine, scored=scored) if echo else None
         async with _Running(self._worker, ticket):
-            yield Start(sum(len(prompt.tokens) for prompt in prompts))
-            async with aclosing(self._frames(ticket, echoes)) as frames:
+            start = Start(sum(len(prompt.tokens) for prompt in prompts))
+            async with aclosing(self._frames(ticket, echoes, start)) as frames:
                 async for frame in frames:
                     yield frame
             yield End(
@@ -156,12 +156,14 @@ class Host:
                 configuration=settings.echo(),
             )
 
-    async def _frames(self, ticket: Ticket, echoes: Echoes | None) -> AsyncGenerator[Frame, None]:
+    async def _frames(
+        self, ticket: Ticket, echoes: Echoes | None, start: Start
+    ) -> AsyncGenerator[Frame, None]:
         async with aclosing(ticket.updates(alive_every_s=ALIVE_EVERY_S)) as arriving:
             async for updates in arriving:
                 if not updates:
                     yield Alive()
-                for frame in to_frames(updates, echoes):
+                for frame in to_frames(updates, echoes, start):
                     yield frame
 
     async def _embed(self, call: Call, request: EmbedRequest) -> AsyncGenerator[Frame, None]:
@@ -230,7 +232,11 @@ class Host:
     async def _chat_prompt(self, request: ChatRequest) -> Prompt:
         messages = with_preprompt(request.messages, self._settings.prompt)
         segments = await self._prompts.render(messages)
-        tokens = await self._in_thread(lambda: chat_tokens(self._engine, segments))
+        try:
+            tokens = await self._in_thread(lambda: chat_tokens(self._engine, segments))
+        except ContextLengthExceeded as error:
+            error.param = "messages"
+            raise
         return self._prompt("", tokens, "messages")
 
     async def _prepare(self, request: ChatRequest | CompletionRequest) -> list[Prompt]:
@@ -272,6 +278,9 @@ class Host:
                 return await self._in_thread(
                     lambda: self._engine.tokenize(prompt, begin=begin, control=False)
                 )
+            except ContextLengthExceeded as error:
+                error.param = param
+                raise
             except ValueError as unfit:
                 raise InvalidField(
                     f"this text cannot be turned into tokens: {unfit}", param=param

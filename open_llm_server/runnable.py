@@ -19,8 +19,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from .config.cards import Card, cards
 from .config.schema import ModelConfig
 from .core import Message
-from .errors import ConfigurationError, ModelLoading, OpenLLMError, StartError, WeightsError
-from .frames import Alive, Failure, encode
+from .errors import (
+    ConfigurationError,
+    ContextLengthExceeded,
+    ModelLoading,
+    OpenLLMError,
+    StartError,
+    WeightsError,
+)
+from .frames import Alive, Failure, decode_call, encode
 from .registry import load_family
 
 if TYPE_CHECKING:
@@ -34,6 +41,8 @@ log = logging.getLogger(__name__)
 
 LOADING_RETRY_S = 2.0
 """Suggested to callers while a model is being loaded."""
+PATIENCE_S = 3.0
+"""A request to a model that is being loaded waits so long before it is refused."""
 ALIVE_EVERY_S = 2.0
 CRASH_GRACE_S = 0.25
 """Time that last frames get to leave the process after the engine broke."""
@@ -150,15 +159,19 @@ async def _preprompt_tokens(
         plain = engine.tokenize(preprompt, begin=True, control=False)
         return [tokens for tokens in (chat, plain) if tokens]
 
-    pins = await asyncio.to_thread(tokenize)
     room = engine.limits.context_length - 1
-    longest = max(map(len, pins), default=0)
-    if longest >= room:
-        raise ConfigurationError(
-            f"the pre-prompt (--prompt) is {longest} tokens long and the model holds "
-            f"{room + 1}; shorten it or set a larger --context-length"
-        )
-    return pins
+    try:
+        pins = await asyncio.to_thread(tokenize)
+    except ContextLengthExceeded as error:
+        longest = int(error.extra["n_prompt_tokens"])
+    else:
+        longest = max(map(len, pins), default=0)
+        if longest < room:
+            return pins
+    raise ConfigurationError(
+        f"the pre-prompt (--prompt) is at least {longest} tokens long and the model holds "
+        f"{room + 1}; shorten it or set a larger --context-length"
+    )
 
 
 def _start_worker(
@@ -211,7 +224,11 @@ class Hosting:
     async def call(self, request: str) -> AsyncGenerator[str, None]:
         """The frames that answer one encoded call."""
         self.begin()
-        while self._wait and self._loading and not self._loading.done():
+        assert self._loading is not None
+        if not (self._wait or self._loading.done() or decode_call(request).op == "info"):
+            # A model that is nearly there is worth the wait: better late than refused.
+            await asyncio.wait({self._loading}, timeout=PATIENCE_S)
+        while self._wait and not self._loading.done():
             await asyncio.wait({self._loading}, timeout=ALIVE_EVERY_S)
             yield encode(Alive())
         if self._host is None:

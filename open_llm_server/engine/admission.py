@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 
@@ -71,6 +72,6 @@ class Admission:
         wait = max(self._meter.seconds_for(excess, now) or FIRST_GUESS_S, FIRST_GUESS_S)
         return QueueFull(
             f"the model's queue is full ({self.live} of {self.capacity} places taken); "
-            f"try again in {wait:.0f} s, or start with a larger --queue-size",
+            f"try again in {math.ceil(wait)} s, or start with a larger --queue-size",
             retry_after=wait,
         )

@@ -63,6 +63,8 @@ class LlamaCppEngine:
                 f"{most - pinned_slots} slots"
             )
         gguf.read_header(path)
+        for adapter in lora:
+            gguf.read_header(Path(adapter), adapter=True)
         model = Model(path, gpu_layers=gpu_layers)
         try:
             model.adapt(lora)

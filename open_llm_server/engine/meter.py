@@ -36,10 +36,12 @@ class DrainMeter:
         if not self._done:
             return None
         # Measured from the first completion remembered, or from the start of work.
-        first = self._done[0] if len(self._done) == WINDOW else 0.0
-        leaving = len(self._done) - (1 if len(self._done) == WINDOW else 0)
-        span = max(self._busy_time(now) - first, 1e-3)
-        return requests * span / max(leaving, 1)
+        full = len(self._done) == WINDOW
+        first = self._done[0] if full else 0.0
+        gap = max((self._done[-1] - first) / (len(self._done) - full), 1e-3)
+        since = self._busy_time(now) - self._done[-1]
+        # Part of the next gap has passed already; one that takes longer is the better measure.
+        return requests * gap - since if since < gap else requests * since
 
     def _busy_time(self, now: float) -> float:
         running = now - self._busy_since if self._busy_since is not None else 0.0

@@ -241,7 +241,8 @@ class Scheduler:
                 # Of equals an idle slot is better: nothing needs to be copied.
                 if common > length or (common == length and best and best.job and not slot.job):
                     best, length = slot, common
-        if length < MIN_SHARED:
+        # The operator's pre-prompt is never evaluated again, however short it is.
+        if length < MIN_SHARED and not (best and best.pinned and length == len(best.tokens)):
             return None, 0
         return best, length
 

@@ -40,6 +40,11 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
+class Started:
+    """The ticket's first sequence has a slot."""
+
+
+@dataclass(frozen=True, slots=True)
 class PromptScores:
     """Log-probabilities of more prompt tokens of choice `index`, from the second token on."""
 
@@ -65,7 +70,7 @@ class Vectors:
     vectors: tuple[tuple[float, ...], ...]
 
 
-Update = Waiting | PromptScores | Piece | Vectors
+Update = Waiting | Started | PromptScores | Piece | Vectors
 
 
 @dataclass(eq=False)

@@ -20,7 +20,7 @@ from .counters import Counters
 from .job import Event, Finished, Generated, Job, Scored
 from .post import Post
 from .scheduler import Scheduler
-from .ticket import Piece, PromptScores, Task, Ticket, Vectors, Waiting
+from .ticket import Piece, PromptScores, Started, Task, Ticket, Vectors, Waiting
 
 log = logging.getLogger(__name__)
 
@@ -343,7 +343,8 @@ class Worker:
 
     def _die(self, broken: BaseException) -> None:
         """The engine is broken: everybody hears it at once, nobody is left waiting."""
-        log.error("the engine failed: %s: %s", type(broken).__name__, broken, exc_info=broken)
+        log.error("the engine failed: %s: %s", type(broken).__name__, broken)
+        log.info("where it failed", exc_info=broken)
         with self._lock:
             self.crash = broken
         self._let_go(
@@ -373,7 +374,9 @@ class Worker:
             self._reported_at = now
         for job, (ticket, _) in self._tickets.items():
             if job.state == "running":
-                ticket.started_at = ticket.started_at or now
+                if ticket.started_at is None:
+                    ticket.started_at = now
+                    self._post.put(ticket, Started())
             elif job is ticket.tasks[0].job and (due or ticket.waiting is None):
                 # Its first sequence counts: that is when the answer begins.
                 place = self._scheduler.position(job)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 
@@ -480,6 +481,33 @@ def test_what_cannot_be_loaded_names_a_way_out(weights: Path, tmp_path: Path) ->
         load(foreign)
     with pytest.raises(WeightsError, match="LoRA"):
         load(weights, lora=[weights])
+
+
+def test_an_adapter_is_laid_over_the_weights(weights: Path, tmp_path: Path) -> None:
+    def adapter(name: str, size: float) -> Path:
+        path = tmp_path / name
+        writer = gguf.GGUFWriter(path, "llama")
+        writer.add_type("adapter")
+        writer.add_string("adapter.type", "lora")
+        writer.add_float32("adapter.lora.alpha", 4.0)
+        random = np.random.default_rng(0)
+        for half, shape in (("lora_a", (4, SMALL.width)), ("lora_b", (SMALL.width, 4))):
+            values = size * random.standard_normal(shape, dtype=np.float32)
+            writer.add_tensor(f"blk.0.attn_v.weight.{half}", values)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return path
+
+    found = []
+    for lora in ([], [adapter("none.gguf", 0.0)], [adapter("some.gguf", 1.0)]):
+        engine = load(weights, lora=lora)
+        found.append(logits(engine, PROMPT))
+        engine.close()
+    plain, unchanged, changed = found
+    assert np.array_equal(plain, unchanged)
+    assert np.abs(plain - changed).max() > 0.01
 
 
 def test_the_models_own_context_is_the_default(weights: Path) -> None:

@@ -35,4 +35,13 @@ def test_a_stall_shows() -> None:
     meter = DrainMeter()
     meter.busy(0.0)
     meter.left(1.0)
-    assert meter.seconds_for(1, 60.0) == pytest.approx(60.0)
+    assert meter.seconds_for(1, 60.0) == pytest.approx(59.0)
+
+
+def test_the_wait_gets_shorter_while_it_passes() -> None:
+    meter = DrainMeter()
+    meter.busy(0.0)
+    for second in (3.0, 6.0, 9.0):
+        meter.left(second)
+    assert meter.seconds_for(1, 9.0) == pytest.approx(3.0)
+    assert meter.seconds_for(1, 11.0) == pytest.approx(1.0)
