@@ -235,6 +235,14 @@ class Model:
                 f"{sequences} slots of {wanted} tokens need {needed / GIB:.1f} GiB, and "
                 f"{free / GIB:.1f} GiB are free; lower --context-length or --slots"
             )
+        if wanted > self.shape.context_length:
+            log.warning(
+                "%s was trained for %d tokens; what lies beyond them will make little sense "
+                "(--context-length %d)",
+                self.path.name,
+                self.shape.context_length,
+                wanted,
+            )
         return wanted
 
     def new_context(
