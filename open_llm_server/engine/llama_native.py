@@ -146,7 +146,7 @@ class Model:
         except WeightsError:
             self.close()
             raise
-        self._adapters = (ctypes.c_void_p * 0)()
+        self._adapters = (native.llama_adapter_lora_p_ctypes * 0)()
         self.float32 = native.llama_model_ftype(self.handle) == _F32_FILE
         self.shape = self._shape()
 
@@ -211,7 +211,7 @@ class Model:
                     f"{self._log.last()}. Use an adapter (GGUF) made for this model"
                 )
             adapters.append(adapter)
-        self._adapters = (ctypes.c_void_p * len(adapters))(*adapters)
+        self._adapters = (native.llama_adapter_lora_p_ctypes * len(adapters))(*adapters)
 
     def fit_context(self, wanted: int | None, sequences: int) -> int:
         """Tokens for each of `sequences`: as `wanted`, else the model's own, if memory permits."""
