@@ -13,9 +13,6 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
-
-pytest.importorskip("llama_cpp")
-
 from ggufs import SMALL, byte_pairs, small, write_model
 
 from open_llm_server.engine.base import Aborted, Batch, Copy, Draw, Row, RowError

@@ -8,14 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import transformers
 
-pytest.importorskip("gguf")
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-pytest.importorskip("llama_cpp")
-
-from open_llm_server.engine.base import Batch, Copy, Draw, Row  # noqa: E402
-from open_llm_server.engine.llama_cpp import LlamaCppEngine  # noqa: E402
+from open_llm_server.engine.base import Batch, Copy, Draw, Row
+from open_llm_server.engine.llama_cpp import LlamaCppEngine
 
 pytestmark = pytest.mark.weights
 
