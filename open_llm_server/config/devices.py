@@ -23,9 +23,8 @@ _THREAD_VARIABLES = (
 )
 
 # How long an OpenMP thread (llama.cpp, torch) looks for its next work before it sleeps. By default
-# it looks for milliseconds, which on a core that others want too makes a step up to twenty times
-# slower; never looking makes it twice as slow on a quiet machine. This is as fast as the default
-# there and six times as fast under load (benchmarks/README.md).
+# it looks for milliseconds, which costs most of the speed on cores that others want too; never
+# looking costs half of it on quiet ones. This lies between (python -m benchmarks.spins).
 SPINS = "1000"
 
 
