@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -24,6 +25,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, help="of the interleaved measurements")
     parser.add_argument("--json", type=Path, default=BUILD / "results.json")
     chosen = parser.parse_args()
+    # A stopped run ends the servers that it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     parts = chosen.parts or PARTS
     if unknown := set(parts) - set(PARTS):
         parser.error(f"there is no part {', '.join(sorted(unknown))}; there are {PARTS}")
