@@ -20,9 +20,9 @@ from open_llm_server.engine.llama_cpp import LlamaCppEngine
 
 from .models import cached
 
-SPINS = ("default", "0", "1000", "10000")
+SPINS = ("default", "0", "1000", "10000", "30000")
 PROMPT = 24
-STEPS = {1: 20, 16: 6}
+STEPS = {1: 60, 16: 12}
 """Sequences -> steps measured."""
 
 

@@ -23,15 +23,17 @@ _THREAD_VARIABLES = (
 )
 
 # How long an OpenMP thread (llama.cpp, torch) looks for its next work before it sleeps. By default
-# it looks for milliseconds, which costs most of the speed on cores that others want too; never
-# looking costs half of it on quiet ones. This lies between (python -m benchmarks.spins).
-SPINS = "1000"
+# it looks for milliseconds, which stops everything on cores that others want too; sleeping at once
+# costs up to a fifth of the speed on quiet ones. This lies between (python -m benchmarks.spins).
+SPINS = "10000"
 
 
 def worker_env(plan: ModelPlan) -> dict[str, str]:
     """What a model's process needs in its environment before anything heavy is imported."""
     environment = dict.fromkeys(_THREAD_VARIABLES, str(plan.threads))
     environment["GOMP_SPINCOUNT"] = SPINS
+    # When llama.cpp gives up it would start a debugger first, and hold the process for seconds.
+    environment["GGML_NO_BACKTRACE"] = "1"
     if plan.gpus:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(plan.gpus)
         # Numbers as nvidia-smi shows them; CUDA's own order is by speed.

@@ -7,6 +7,7 @@ reliably, see docs/adr/0010). Only this file and its `llama_*` neighbours know l
 from __future__ import annotations
 
 import ctypes
+import itertools
 import math
 import threading
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from ..errors import ConfigurationError
 from . import gguf
 from .base import Aborted, Batch, Copy, Limits, Outcome, Row, RowError, Score
 from .llama_batch import Output, Staging
+from .llama_carrier import Carrier
 from .llama_embedding import Embedder
 from .llama_native import CELL_PADDING, AbortFlag, Model, brief, native
 from .llama_sampling import Logits, Sampler, score
@@ -25,11 +27,15 @@ from .llama_vocab import Vocabulary
 
 BATCH_TOKENS = 512
 """Tokens of a step. More makes a prompt no faster on a CPU, and a step others wait in longer."""
+_ANY_TOKEN = 0
 _NO_ROOM, _ABORTED = 1, 2  # what llama_decode returns beside 0 and errors
 
 _get_logits = brief("llama_get_logits")
 _sequence_remove = brief("llama_memory_seq_rm")
-_sequence_copy = brief("llama_memory_seq_cp")
+
+MOST_BRIDGED = 2
+"""Idle slots that one step may carry along to keep its rows neighbours. A row more costs about a
+third of what another pass over the weights does."""
 
 
 class LlamaCppEngine:
@@ -47,7 +53,6 @@ class LlamaCppEngine:
         lora: Sequence[str | Path] = (),
         pinned_slots: int = 0,
         batch_tokens: int = BATCH_TOKENS,
-        unified: bool = True,
     ) -> LlamaCppEngine:
         """Loads `path` with `slots` sequences of `context_length` tokens, and `pinned_slots` more.
 
@@ -74,7 +79,6 @@ class LlamaCppEngine:
                 sequences=sequences,
                 threads=threads,
                 batch_tokens=max(batch_tokens, sequences),
-                unified=unified,
             )
         except BaseException:
             model.close()
@@ -88,10 +92,8 @@ class LlamaCppEngine:
         sequences: int,
         threads: int,
         batch_tokens: int,
-        unified: bool,
     ) -> None:
         self._model = model
-        self._unified = unified
         self._flag = AbortFlag()
         padded = -(-context_length // CELL_PADDING) * CELL_PADDING
         self._context = model.new_context(
@@ -99,13 +101,13 @@ class LlamaCppEngine:
             sequences=sequences,
             batch_tokens=batch_tokens,
             threads=threads,
-            unified=unified,
             flag=self._flag,
         )
         self._memory = native.llama_get_memory(self._context)
         self._vocabulary = Vocabulary(model, context_length=context_length)
         self._embedder = Embedder(model, context_length=context_length, threads=threads)
         self._staging = Staging(batch_tokens, sequences)
+        self._carrier = Carrier(self._context)
         self._held = [0] * sequences
         self._samplers: list[Sampler | None] = [None] * sequences
         self._stepping = threading.Lock()
@@ -158,27 +160,32 @@ class LlamaCppEngine:
     def step(self, batch: Batch) -> list[Outcome]:
         for slot, length in batch.trims:
             self._trim(slot, length)
-        for copy in batch.copies:
-            self._copy(copy)
+        self._copy(batch.copies)
         if not batch.rows:
             return []
-        # Between streams llama.cpp joins neighbours only; one cache does not mind.
-        rows = sorted(batch.rows, key=lambda row: row.slot)
         self._refuse_misfits(batch)
-        outputs = self._staging.fill(rows)
+        rows = sorted(batch.rows, key=lambda row: row.slot)
+        bridges = self._bridges(rows)
+        # llama.cpp evaluates rows of neighbouring slots together, and others one by one.
+        joined = sorted([*rows, *bridges], key=lambda row: row.slot)
         try:
+            outputs = self._staging.fill(joined)
             self._decode(rows)
             logits = self._logits(outputs[-1].end)
-            self._refuse_broken(rows, outputs, logits)
+            self._refuse_broken(joined, outputs, logits)
         except BaseException:
             for row in rows:  # nothing of the rows counts: what was written goes away
                 self._trim(row.slot, row.start)
             raise
+        finally:
+            for row in bridges:
+                self._trim(row.slot, row.start)
         for row in rows:
             self._held[row.slot] = row.start + len(row.tokens)
         by_slot = {
             row.slot: self._outcome(row, output, logits)
-            for row, output in zip(rows, outputs, strict=True)
+            for row, output in zip(joined, outputs, strict=True)
+            if row not in bridges
         }
         return [by_slot[row.slot] for row in batch.rows]
 
@@ -207,14 +214,30 @@ class LlamaCppEngine:
         _sequence_remove(self._memory, slot, length, -1)
         self._held[slot] = min(self._held[slot], length)
 
-    def _copy(self, copy: Copy) -> None:
-        _sequence_remove(self._memory, copy.target, 0, -1)
-        if self._unified:
-            _sequence_copy(self._memory, copy.source, copy.target, 0, copy.length)
-        else:  # between streams llama.cpp copies whole sequences only
-            _sequence_copy(self._memory, copy.source, copy.target, -1, -1)
-            _sequence_remove(self._memory, copy.target, copy.length, -1)
-        self._held[copy.target] = copy.length
+    def _copy(self, copies: Sequence[Copy]) -> None:
+        """In their order: what one copy brought may be the source of the next."""
+        for copy in copies:
+            self._carrier.carry(copy.source, copy.target)
+            self._held[copy.target] = self._held[copy.source]
+            self._trim(copy.target, copy.length)
+        self._carrier.forget()
+
+    def _bridges(self, rows: Sequence[Row]) -> list[Row]:
+        """Rows that mean nothing, in the few idle slots that stand between those of `rows`.
+
+        They are trimmed away after the step. A slot that holds more than all of `rows` do is
+        never used: it would make attention look at its cells for everybody.
+        """
+        room = self._limits.batch_tokens - sum(len(row.tokens) for row in rows)
+        longest = max(self._held[row.slot] for row in rows)
+        bridges: list[Row] = []
+        for left, right in itertools.pairwise(rows):
+            between = range(left.slot + 1, right.slot)
+            if 0 < len(between) <= min(MOST_BRIDGED, room - len(bridges)) and all(
+                self._held[slot] <= longest for slot in between
+            ):
+                bridges += (Row(slot, [_ANY_TOKEN], self._held[slot]) for slot in between)
+        return bridges
 
     def _refuse_misfits(self, batch: Batch) -> None:
         """llama.cpp would end the process on some of these."""
@@ -261,8 +284,8 @@ class LlamaCppEngine:
     @staticmethod
     def _refuse_broken(rows: Sequence[Row], outputs: Sequence[Output], logits: Logits) -> None:
         """The samplers of llama.cpp end the process when no logit is a number."""
-        for line, highest in enumerate(logits.max(axis=1)):
-            if not math.isfinite(highest):
+        for line in np.flatnonzero(~np.isfinite(logits[:, 0])):
+            if not math.isfinite(logits[line].max()):
                 slot = next(
                     row.slot
                     for row, output in zip(rows, outputs, strict=True)

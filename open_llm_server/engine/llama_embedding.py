@@ -81,7 +81,6 @@ class Embedder:
                 sequences=1,
                 batch_tokens=min(CHUNK_TOKENS, room),
                 threads=self._threads,
-                unified=True,
                 embeddings=True,
             )
         except ConfigurationError as error:

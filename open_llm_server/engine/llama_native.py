@@ -252,7 +252,6 @@ class Model:
         sequences: int,
         batch_tokens: int,
         threads: int,
-        unified: bool,
         embeddings: bool = False,
         flag: AbortFlag | None = None,
     ) -> Any:
@@ -262,7 +261,6 @@ class Model:
         parameters.n_batch = parameters.n_ubatch = batch_tokens
         parameters.n_seq_max = sequences
         parameters.n_threads = parameters.n_threads_batch = threads
-        parameters.kv_unified = unified
         parameters.offload_kqv = parameters.op_offload = self._gpu
         parameters.type_k = parameters.type_v = _F32 if self.float32 else _F16
         if embeddings:

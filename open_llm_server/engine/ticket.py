@@ -17,6 +17,7 @@ from ..frames import TokenScore
 from .job import Job
 
 if TYPE_CHECKING:
+    from .base import Engine, Score
     from .text import TextAssembler
 
 
@@ -141,3 +142,13 @@ class Ticket:
     def _nudged(self, alive_every_s: float) -> None:
         self._wake.set()
         self._nudge = self._loop.call_later(alive_every_s, self._nudged, alive_every_s)
+
+
+def token_score(score: Score, engine: Engine) -> TokenScore:
+    """An engine's score with the texts of its tokens."""
+    return TokenScore(
+        id=score.token,
+        raw=engine.piece(score.token),
+        logprob=score.logprob,
+        top=tuple(TokenScore(token, engine.piece(token), logprob) for token, logprob in score.top),
+    )

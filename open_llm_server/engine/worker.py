@@ -13,19 +13,20 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from ..errors import DeadlineExceeded, Draining, EngineError, OpenLLMError
-from ..frames import TokenScore
 from .admission import Admission
-from .base import Aborted, Batch, Engine, Row, RowError, Score
+from .base import Aborted, Batch, Engine, Row, RowError
 from .counters import Counters
 from .job import Event, Finished, Generated, Job, Scored
+from .places import Places
 from .post import Post
 from .scheduler import Scheduler
-from .ticket import Piece, PromptScores, Started, Task, Ticket, Vectors, Waiting
+from .ticket import Piece, PromptScores, Task, Ticket, Vectors, token_score
 
 log = logging.getLogger(__name__)
 
-REPORT_EVERY_S = 0.5
-"""How often a waiting request hears of its place."""
+GATHER_S = 0.01
+"""An idle engine waits so long for requests that arrived together and are still being prepared:
+one that starts alone makes all the others wait for its whole prompt."""
 
 
 class _Left(Exception):
@@ -60,6 +61,9 @@ class Worker:
         self.counters = Counters()
         self.crash: BaseException | None = None
         self.last_step_at = clock()
+        self.coming = 0
+        """Requests that are being prepared and will be submitted in a moment."""
+        self._call_began_at: float | None = None
 
         self._lock = threading.Lock()
         self._woken = threading.Condition(self._lock)
@@ -71,7 +75,7 @@ class Worker:
         self._tickets: dict[Job, tuple[Ticket, Task]] = {}
         self._embeds: deque[Ticket] = deque()
         self._post = Post()
-        self._reported_at = 0.0
+        self._places = Places(self._scheduler, self.admission)
         self._thread: threading.Thread | None = None
 
     # -- from any thread ------------------------------------------------------------------
@@ -126,6 +130,20 @@ class Worker:
         """Sequences that are worked on at once."""
         return self._running
 
+    @property
+    def step_age_s(self) -> float | None:
+        """How long the engine has been at the call that it is in now, if it is in one."""
+        began_at = self._call_began_at
+        return None if began_at is None else self._clock() - began_at
+
+    def give_up(self, error: EngineError) -> None:
+        """Fails every live ticket now, though the engine does not return; takes no more."""
+        self.crash = self.crash or error
+        post, tasks = Post(), list(self._tickets.values())  # the other post is the thread's own
+        for ticket in {*(ticket for ticket, _ in tasks), *list(self._embeds), *list(self._new)}:
+            post.close(ticket, error)
+        post.deliver()
+
     # -- the worker's thread --------------------------------------------------------------
 
     def pin(self, tokens: Sequence[int]) -> None:
@@ -154,7 +172,7 @@ class Worker:
         now = self._clock()
         self._drop_late(now)
         batch = self._scheduler.plan()
-        self._report(now)
+        self._places.report(now, self._tickets, self._post)
         if batch.rows or batch.trims or batch.copies:
             self._step(batch)
         self._post.deliver()
@@ -174,6 +192,8 @@ class Worker:
                 with self._woken:
                     while not (self._new or self._leaving or self._stopping or self._busy()):
                         self._woken.wait()
+                    if not self._busy():
+                        self._gather()
                     if self._stopping:
                         break
                 self.pump()
@@ -182,6 +202,14 @@ class Worker:
         except BaseException as broken:
             # A broken engine is not worth freeing: that may hang, and others still look at it.
             self._die(broken)
+
+    def _gather(self) -> None:
+        """Lets what arrives together start together. Called with the lock held."""
+        ends_at = time.monotonic() + GATHER_S
+        while self.coming > 0 and not self._stopping:
+            left_s = ends_at - time.monotonic()
+            if left_s <= 0 or not self._woken.wait(left_s):
+                break
 
     def _busy(self) -> bool:
         return bool(self._tickets or self._embeds)
@@ -206,6 +234,7 @@ class Worker:
             self._current = {
                 job for job in self._scheduler.jobs() if job.state == "running" and not job.leader
             }
+        self._call_began_at = self._clock()
         try:
             outcomes = self._engine.step(batch)
         except Aborted:
@@ -216,6 +245,7 @@ class Worker:
             self._fail_slot(bad)
             return
         finally:
+            self._call_began_at = None
             with self._lock:
                 self._current = set()
         self.counters.steps += 1
@@ -233,7 +263,7 @@ class Worker:
             ticket.prompted_at = now
         match event:
             case Scored():
-                scores = tuple(map(self._token_score, event.scores))
+                scores = tuple(token_score(score, self._engine) for score in event.scores)
                 self._post.put(ticket, PromptScores(task.index, scores))
             case Generated():
                 self._generated(ticket, task, event)
@@ -245,7 +275,7 @@ class Worker:
         task.unsent += 1
         if event.end:
             return  # Finished follows
-        score = self._token_score(event.score) if event.score else None
+        score = token_score(event.score, self._engine) if event.score else None
         text = task.text.push(self._engine.piece(event.token), score)
         if task.text.stopped:
             self._scheduler.finish(task.job)
@@ -287,6 +317,7 @@ class Worker:
                 break
             inputs.append(tokens)
             budget -= len(tokens)
+        self._call_began_at = self._clock()
         try:
             vectors = self._engine.embed(inputs, between=lambda: self._between(ticket))
         except _Left:
@@ -294,6 +325,8 @@ class Worker:
         except OpenLLMError as error:  # this input's fault, and nobody else's
             self._fail(ticket, error)
             return True
+        finally:
+            self._call_began_at = None
         self.last_step_at = self._clock()
         ticket.vectors.extend(map(tuple, vectors))
         self.counters.embedded_tokens += sum(map(len, inputs))
@@ -310,6 +343,7 @@ class Worker:
 
     def _between(self, ticket: Ticket) -> None:
         self._round()
+        self._call_began_at = self._clock()
         if not ticket.left:
             raise _Left
 
@@ -364,33 +398,3 @@ class Worker:
         for ticket in dict.fromkeys(tickets):
             self._post.close(ticket, error)
         self._post.deliver()
-
-    # -- words ----------------------------------------------------------------------------
-
-    def _report(self, now: float) -> None:
-        """Tells waiting tickets their place: at once when new, then every half second."""
-        due = now - self._reported_at >= REPORT_EVERY_S
-        if due:
-            self._reported_at = now
-        for job, (ticket, _) in self._tickets.items():
-            if job.state == "running":
-                if ticket.started_at is None:
-                    ticket.started_at = now
-                    self._post.put(ticket, Started())
-            elif job is ticket.tasks[0].job and (due or ticket.waiting is None):
-                # Its first sequence counts: that is when the answer begins.
-                place = self._scheduler.position(job)
-                if ticket.waiting is None or ticket.waiting.position != place:
-                    ticket.waiting = Waiting(place, self.admission.seconds_for(place))
-                    self._post.put(ticket, ticket.waiting)
-
-    def _token_score(self, score: Score) -> TokenScore:
-        return TokenScore(
-            id=score.token,
-            raw=self._engine.piece(score.token),
-            logprob=score.logprob,
-            top=tuple(
-                TokenScore(token, self._engine.piece(token), logprob)
-                for token, logprob in score.top
-            ),
-        )

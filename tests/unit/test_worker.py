@@ -113,6 +113,36 @@ async def test_many_at_once_get_what_each_gets_alone() -> None:
     assert len(set(alone)) > 5
 
 
+async def test_what_arrives_together_starts_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("open_llm_server.engine.worker.GATHER_S", 60.0)
+    first: list[int] = []
+
+    class Watched(FakeEngine):
+        def step(self, batch: Batch) -> list[Outcome]:
+            first.append(len(batch.rows))
+            return super().step(batch)
+
+    async with running(Watched()) as worker:
+        one, two = ticket("one"), ticket("two")
+        worker.coming = 1  # the second is still being prepared
+        worker.submit(one)
+        worker.coming = 0
+        worker.submit(two)
+        await asyncio.gather(read(one), read(two))
+    assert first[0] == 2
+
+
+async def test_a_running_step_has_an_age() -> None:
+    engine = GatedEngine()
+    async with running(engine) as worker:
+        assert worker.step_age_s is None
+        worker.submit(ticket())
+        await settled(lambda: worker.step_age_s is not None)
+        engine.let_all()
+        await settled(lambda: worker.num_running == 0)
+        assert worker.step_age_s is None
+
+
 async def test_a_stop_text_across_tokens_ends_the_answer() -> None:
     async with running(FakeEngine(slots=2, reply_tokens=100)) as worker:
         whole = text(await answer(worker, ticket(max_tokens=10)))
