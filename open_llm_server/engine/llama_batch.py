@@ -47,13 +47,13 @@ class Staging:
             kind = dict(native.llama_batch._fields_)[name]
             setattr(self.batch, name, ctypes.cast(array.ctypes.data, kind))
 
-    def fill(self, rows: Sequence[Row]) -> list[Output]:
-        """Writes `rows`; the outputs are in their order."""
+    def fill(self, rows: Sequence[Row], sequences: Sequence[int]) -> list[Output]:
+        """Writes `rows`, each for its one of `sequences`; the outputs are in their order."""
         at = line = 0
         outputs = []
-        for row in rows:
+        for row, sequence in zip(rows, sequences, strict=True):
             count = len(row.tokens)
-            pointer = self._first + 4 * row.slot
+            pointer = self._first + 4 * sequence
             scored = len(row.targets)
             if count == 1:
                 self._tokens[at] = row.tokens[0]

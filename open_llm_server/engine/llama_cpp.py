@@ -7,7 +7,6 @@ reliably, see docs/adr/0010). Only this file and its `llama_*` neighbours know l
 from __future__ import annotations
 
 import ctypes
-import itertools
 import math
 import threading
 from collections.abc import Callable, Sequence
@@ -17,25 +16,19 @@ import numpy as np
 
 from ..errors import ConfigurationError
 from . import gguf
-from .base import Aborted, Batch, Copy, Limits, Outcome, Row, RowError, Score
+from .base import Aborted, Batch, Limits, Outcome, Row, RowError, Score
 from .llama_batch import Output, Staging
-from .llama_carrier import Carrier
 from .llama_embedding import Embedder
 from .llama_native import CELL_PADDING, AbortFlag, Model, brief, native
 from .llama_sampling import Logits, Sampler, score
+from .llama_sequences import Sequences
 from .llama_vocab import Vocabulary
 
 BATCH_TOKENS = 512
 """Tokens of a step. More makes a prompt no faster on a CPU, and a step others wait in longer."""
-_ANY_TOKEN = 0
 _NO_ROOM, _ABORTED = 1, 2  # what llama_decode returns beside 0 and errors
 
 _get_logits = brief("llama_get_logits")
-_sequence_remove = brief("llama_memory_seq_rm")
-
-MOST_BRIDGED = 2
-"""Idle slots that one step may carry along to keep its rows neighbours. A row more costs about a
-third of what another pass over the weights does."""
 
 
 class LlamaCppEngine:
@@ -103,12 +96,10 @@ class LlamaCppEngine:
             threads=threads,
             flag=self._flag,
         )
-        self._memory = native.llama_get_memory(self._context)
         self._vocabulary = Vocabulary(model, context_length=context_length)
         self._embedder = Embedder(model, context_length=context_length, threads=threads)
         self._staging = Staging(batch_tokens, sequences)
-        self._carrier = Carrier(self._context)
-        self._held = [0] * sequences
+        self._sequences = Sequences(self._context, sequences)
         self._samplers: list[Sampler | None] = [None] * sequences
         self._stepping = threading.Lock()
         self._in_step = False
@@ -159,38 +150,32 @@ class LlamaCppEngine:
 
     def step(self, batch: Batch) -> list[Outcome]:
         for slot, length in batch.trims:
-            self._trim(slot, length)
-        self._copy(batch.copies)
+            self._sequences.trim(slot, length)
+        self._sequences.copy(batch.copies)
         if not batch.rows:
             return []
         self._refuse_misfits(batch)
-        rows = sorted(batch.rows, key=lambda row: row.slot)
-        bridges = self._bridges(rows)
-        # llama.cpp evaluates rows of neighbouring slots together, and others one by one.
-        joined = sorted([*rows, *bridges], key=lambda row: row.slot)
+        self._sequences.gather({row.slot for row in batch.rows})
+        rows = sorted(batch.rows, key=lambda row: self._sequences.of(row.slot))
+        outputs = self._staging.fill(rows, [self._sequences.of(row.slot) for row in rows])
         try:
-            outputs = self._staging.fill(joined)
             self._decode(rows)
             logits = self._logits(outputs[-1].end)
-            self._refuse_broken(joined, outputs, logits)
+            self._refuse_broken(rows, outputs, logits)
         except BaseException:
             for row in rows:  # nothing of the rows counts: what was written goes away
-                self._trim(row.slot, row.start)
+                self._sequences.trim(row.slot, row.start)
             raise
-        finally:
-            for row in bridges:
-                self._trim(row.slot, row.start)
         for row in rows:
-            self._held[row.slot] = row.start + len(row.tokens)
+            self._sequences.held[row.slot] = row.start + len(row.tokens)
         by_slot = {
             row.slot: self._outcome(row, output, logits)
-            for row, output in zip(joined, outputs, strict=True)
-            if row not in bridges
+            for row, output in zip(rows, outputs, strict=True)
         }
         return [by_slot[row.slot] for row in batch.rows]
 
     def forget(self, slot: int) -> None:
-        self._trim(slot, 0)
+        self._sequences.trim(slot, 0)
         self._drop_sampler(slot)
 
     def embed(
@@ -210,35 +195,6 @@ class LlamaCppEngine:
 
     # -- parts ----------------------------------------------------------------------------
 
-    def _trim(self, slot: int, length: int) -> None:
-        _sequence_remove(self._memory, slot, length, -1)
-        self._held[slot] = min(self._held[slot], length)
-
-    def _copy(self, copies: Sequence[Copy]) -> None:
-        """In their order: what one copy brought may be the source of the next."""
-        for copy in copies:
-            self._carrier.carry(copy.source, copy.target)
-            self._held[copy.target] = self._held[copy.source]
-            self._trim(copy.target, copy.length)
-        self._carrier.forget()
-
-    def _bridges(self, rows: Sequence[Row]) -> list[Row]:
-        """Rows that mean nothing, in the few idle slots that stand between those of `rows`.
-
-        They are trimmed away after the step. A slot that holds more than all of `rows` do is
-        never used: it would make attention look at its cells for everybody.
-        """
-        room = self._limits.batch_tokens - sum(len(row.tokens) for row in rows)
-        longest = max(self._held[row.slot] for row in rows)
-        bridges: list[Row] = []
-        for left, right in itertools.pairwise(rows):
-            between = range(left.slot + 1, right.slot)
-            if 0 < len(between) <= min(MOST_BRIDGED, room - len(bridges)) and all(
-                self._held[slot] <= longest for slot in between
-            ):
-                bridges += (Row(slot, [_ANY_TOKEN], self._held[slot]) for slot in between)
-        return bridges
-
     def _refuse_misfits(self, batch: Batch) -> None:
         """llama.cpp would end the process on some of these."""
         if batch.tokens > self._limits.batch_tokens:
@@ -246,9 +202,10 @@ class LlamaCppEngine:
                 f"a step of {batch.tokens} tokens is over the limit {self._limits.batch_tokens}"
             )
         for row in batch.rows:
-            if row.start != self._held[row.slot] or not row.tokens:
+            held = self._sequences.held[row.slot]
+            if row.start != held or not row.tokens:
                 raise ValueError(
-                    f"slot {row.slot} holds {self._held[row.slot]} tokens; a row of "
+                    f"slot {row.slot} holds {held} tokens; a row of "
                     f"{len(row.tokens)} cannot start at {row.start}"
                 )
 

@@ -46,7 +46,8 @@ class Scheduler:
     ) -> None:
         """`running` sequences are worked on at once, at most all slots but the pinned ones.
 
-        `prefill_tokens` bounds the prompt tokens of a step that others wait in to decode.
+        `prefill_tokens` bounds the prompt tokens of a step that others wait in to decode; up to
+        twice as many are taken when those others are few.
         """
         self._limits = limits
         self._slots = [_Slot(number) for number in range(limits.slots)]
@@ -291,7 +292,9 @@ class Scheduler:
         rows = [self._row(job, 1) for job in decoding[: self._limits.batch_tokens]]
         budget = self._limits.batch_tokens - len(rows)
         if rows:
-            budget = min(budget, self._prefill_tokens)
+            # Where more wait for their first token than for their next, theirs is the time.
+            crowd = 2 * len(prefilling) / (len(prefilling) + len(rows))
+            budget = min(budget, int(self._prefill_tokens * max(1.0, crowd)))
         if not prefilling or budget <= 0:
             return rows
         # The oldest prompt gets half, the shortest of the others the rest: a long prompt

@@ -73,39 +73,46 @@ def test_copies_of_one_step_build_on_each_other(engine: LlamaCppEngine) -> None:
     assert [outcome.token for outcome in engine.step(batch)] == 3 * expected
 
 
-def test_slots_between_the_rows_keep_what_they_hold(engine: LlamaCppEngine) -> None:
-    # Slot 1 rests, and is carried along so that slots 0 and 2 are evaluated together.
-    prompts = {0: PROMPT, 1: PROMPT[:4], 2: [*PROMPT[:5], 400 + 1]}
+def test_slots_that_work_together_are_neighbours(weights: Path) -> None:
+    engine = load(weights, slots=6)
+    prompts = {slot: [*PROMPT[: 3 + slot], 330 + slot] for slot in range(6)}
+    draws = {slot: Draw(prompt=prompt) for slot, prompt in prompts.items()}
     expected = {}
     for slot, prompt in prompts.items():
-        expected[slot] = generate(engine, 6, slot=slot, prompt=prompt)
+        expected[slot] = generate(engine, 8, slot=slot, prompt=prompt)
         engine.forget(slot)
-    draws = {slot: Draw(prompt=prompt) for slot, prompt in prompts.items()}
-    engine.step(Batch(rows=[Row(1, prompts[1][:3], 0)]))
-    rows = [Row(slot, prompts[slot], 0, draws[slot]) for slot in (0, 2)]
-    found: dict[int, list[int]] = {0: [], 2: []}
-    for _ in range(6):
-        for outcome in engine.step(Batch(rows=rows)):
+    rows = {slot: Row(slot, prompts[slot], 0, draws[slot]) for slot in (0, 1, 2, 3, 5)}
+    found: dict[int, list[int]] = {slot: [] for slot in range(6)}
+
+    def step(*slots: int) -> None:
+        for outcome in engine.step(Batch(rows=[rows[slot] for slot in slots])):
             assert outcome.token is not None
             found[outcome.slot].append(outcome.token)
-        rows = [
-            Row(row.slot, [found[row.slot][-1]], row.start + len(row.tokens), row.draw)
-            for row in rows
-        ]
-    assert found == {slot: expected[slot] for slot in (0, 2)}
-    assert generate(engine, 6, draws[1], slot=1, prompt=prompts[1], start=3) == expected[1]
+            row = rows[outcome.slot]
+            length = row.start + len(row.tokens)
+            rows[outcome.slot] = Row(row.slot, [outcome.token], length, row.draw)
+        places = sorted(map(engine._sequences.of, slots))
+        assert places == list(range(places[0], places[0] + len(slots)))
+
+    # Full slots change places with full and with empty ones.
+    for slots in ((0, 1, 2, 3), (0, 3), (5, 0), (1, 2, 5), (0, 5, 2), (3, 1), (0, 1, 2, 3, 5)):
+        step(*slots)
+    for slot, tokens in found.items():
+        assert tokens == expected[slot][: len(tokens)]
+    rows[4] = Row(4, prompts[4], 0, draws[4])
+    step(4, 0)
+    assert found[4] == expected[4][:1]
+    engine.close()
 
 
-def test_neighbours_are_made_where_few_slots_are_missing(engine: LlamaCppEngine) -> None:
-    def bridged(*slots: int) -> list[int]:
-        rows = [Row(slot, [300], 2) for slot in slots]
-        return [row.slot for row in engine._bridges(rows)]
-
-    engine.step(Batch(rows=[Row(slot, [1, 300], 0) for slot in (0, 1, 3)]))
-    assert bridged(0, 3) == [1, 2]
-    assert bridged(0, 1) == []
-    engine.step(Batch(rows=[Row(1, [300], 2)]))
-    assert bridged(0, 3) == []  # slot 1 holds more than all rows do
+def test_as_few_tokens_as_possible_move(weights: Path) -> None:
+    engine = load(weights, slots=6)
+    for slot, count in ((0, 100), (4, 10), (5, 50)):
+        engine.step(Batch(rows=[Row(slot, [1] * count, 0)]))
+    engine._sequences.gather({0, 5})
+    # The shorter one came to the longer one, and nothing stood in its way.
+    assert (engine._sequences.of(0), engine._sequences.of(5)) == (0, 1)
+    engine.close()
 
 
 def test_a_trim_takes_the_end_away(engine: LlamaCppEngine) -> None:
