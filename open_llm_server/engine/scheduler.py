@@ -21,6 +21,9 @@ OUTPUT_WEIGHT = 2.0
 """An answer's token costs its caller as much as this many of a prompt's (the paper's choice)."""
 MIN_SHARED = 16
 """Prefixes shorter than this are evaluated again: moving them costs about as much."""
+MOST_CARRIED = 32
+"""A copy may move all that its source holds: more than so many times the shared part, and
+evaluating that part again costs less."""
 
 
 @dataclass(eq=False, slots=True)
@@ -217,7 +220,7 @@ class Scheduler:
         else:
             if slot.tokens:
                 trims.append((slot.number, 0))
-            if best and job.leader is None:
+            if best and job.leader is None and len(best.tokens) <= MOST_CARRIED * length:
                 copies.append(Copy(best.number, slot.number, length))
             else:
                 length = 0

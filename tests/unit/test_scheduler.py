@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -161,6 +162,23 @@ def test_a_prefix_is_shared_within_a_caller_and_never_across() -> None:
     assert same.cached == len("a common system prompt. ")
     assert other.cached == 0
     assert same.output == other.output
+
+
+@pytest.mark.parametrize("long", [False, True])
+def test_a_long_source_is_not_moved_for_a_short_prefix(
+    monkeypatch: pytest.MonkeyPatch, long: bool
+) -> None:
+    monkeypatch.setattr("open_llm_server.engine.scheduler.MOST_CARRIED", 3)
+    bench = Bench(slots=3)
+    head = "twenty letters or so "
+    source = make_job(head + "x" * ((3 if long else 1) * len(head)), caller="a")
+    bench.scheduler.add(source)
+    bench.run()
+    job = make_job(head + "two", caller="a")
+    bench.scheduler.add(job)
+    bench.run()
+    assert job.cached == (0 if long else len(head))
+    assert any(batch.copies for batch in bench.batches) == (not long)
 
 
 def test_callers_that_arrive_together_pay_for_their_prefix_once() -> None:
