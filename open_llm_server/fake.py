@@ -27,6 +27,7 @@ class FakeConfig(ModelConfig):
     load_s: _Seconds = Field(default=0.0, description="Seconds that loading takes.")
     fail_on: str = Field(default="", description="A prompt with this text breaks the engine.")
     crash_on: str = Field(default="", description="A prompt with this text kills the process.")
+    hang_on: str = Field(default="", description="A prompt with this text hangs the engine.")
 
 
 @Registry.add_model("fake")
@@ -50,6 +51,7 @@ class Fake(LLMRunnable):
                 load_s=config.load_s,
                 fail_on=config.fail_on,
                 crash_on=config.crash_on,
+                hang_on=config.hang_on,
             ),
         )
 

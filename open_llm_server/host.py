@@ -18,6 +18,7 @@ from .core import ChatRequest, CompletionRequest, EmbedRequest, InfoRequest, Mes
 from .engine.base import Engine
 from .engine.prompts import PromptFormat, Segment
 from .engine.ticket import Ticket, Vectors
+from .engine.watchdog import overdue
 from .engine.worker import Worker
 from .errors import ContextLengthExceeded, EngineError, InvalidField, NotSupported, OpenLLMError
 from .frames import (
@@ -102,6 +103,16 @@ class Host:
         await asyncio.to_thread(self._worker.stop)
         await self._prompts.close()
 
+    async def hung(self, limit_s: float) -> None:
+        """Returns when an engine call has run for `limit_s`; all live requests have failed then."""
+        await overdue(lambda: self._worker.step_age_s, limit_s)
+        self._worker.give_up(
+            EngineError(
+                "the model's engine hung while it worked on this request; it is being replaced, "
+                "try again"
+            )
+        )
+
     # -- one answer -----------------------------------------------------------------------
 
     def _answer(self, call: Call) -> AsyncGenerator[Frame, None]:
@@ -123,12 +134,14 @@ class Host:
         self._worker.refuse_if_gone()
         self._worker.admission.check(places)
         preparing = asyncio.ensure_future(self._prepare(request))
+        self._worker.coming += 1
         try:
             # Templates and tokenisers of others may go first: say that somebody is there.
             while not (await asyncio.wait({preparing}, timeout=ALIVE_EVERY_S))[0]:
                 yield Alive()
         finally:
             preparing.cancel()
+            self._worker.coming -= 1
         prompts = preparing.result()
         settings = self._settings.override(request.sampling)
         scored = echo and request.logprobs is not None

@@ -29,6 +29,7 @@ from .errors import (
 )
 from .frames import Alive, Failure, decode_call, encode
 from .registry import load_family
+from .supervisor_logs import LAST_WORDS
 
 if TYPE_CHECKING:
     from .config.resolved import ModelPlan
@@ -215,6 +216,7 @@ class Hosting:
         self._host: Host | None = None
         self._failed: OpenLLMError | None = None
         self._loading: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
         """Starts loading on the running loop, once."""
@@ -247,8 +249,9 @@ class Hosting:
 
     async def close(self) -> None:
         """Frees the model."""
-        if self._loading:
-            self._loading.cancel()
+        for task in (self._loading, self._watching):
+            if task:
+                task.cancel()
         if self._host:
             await self._host.close()
 
@@ -256,6 +259,10 @@ class Hosting:
         try:
             family = load_family(self._plan)
             self._host = await family.load(self._plan, on_crash=self._crashed)
+            limit_s = family.Config.model_validate(self._plan.config).step_timeout_s
+            if limit_s:
+                watch = self._watch(self._host, limit_s)
+                self._watching = asyncio.get_running_loop().create_task(watch)
         except OpenLLMError as error:
             self._failed = error
         except Exception as error:
@@ -264,10 +271,27 @@ class Hosting:
                 f"model '{self._plan.name}' could not be loaded: {type(error).__name__}: {error}"
             )
         if self._failed and self._leave:
-            sys.stderr.write(f"error: {self._plan.name}: {self._failed.message}\n")
-            sys.stderr.flush()
+            self._say_why(self._failed.message)
             # Not sys.exit: the event loop of the worker that runs this would swallow it.
             os._exit(getattr(self._failed, "exit_code", 1))
+
+    async def _watch(self, host: Host, limit_s: float) -> None:
+        """The engine may also hang instead of breaking; that ends in the same way."""
+        await host.hung(limit_s)
+        why = (
+            f"the engine has been in one step for {limit_s:g} s and is taken for hung; if this "
+            "machine needs so long, allow more with --step-timeout-s"
+        )
+        if self._leave:
+            self._say_why(why)
+        else:
+            log.error("model %s: %s", self._plan.name, why)
+        self._crashed(TimeoutError(why))
+
+    def _say_why(self, message: str) -> None:
+        """The last words of this process, for its supervisor."""
+        sys.stderr.write(f"{LAST_WORDS}{self._plan.name}: {message}\n")
+        sys.stderr.flush()
 
     def _crashed(self, _: BaseException) -> None:
         if self._leave:

@@ -6,6 +6,7 @@ works as well. Composes only: routes are `api`'s, models are `runner`'s.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import warnings
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -26,7 +27,7 @@ from .config.schema import ServerConfig
 from .config.vocabulary import CONFIGURATION, MODELS
 from .runner import LLMRunner
 from .supervisor_logs import configure_worker_logs
-from .supervisor_probe import ready_file
+from .supervisor_probe import ready_file, touch_for_ever
 
 DEFAULT_MODEL = "tiny"
 Scope = MutableMapping[str, Any]
@@ -50,16 +51,20 @@ class Front:
         if scope["type"] != "lifespan":
             await self._api(scope, receive, send)
             return
-        async with self._api.router.lifespan_context(self._api):
-            await self._app(scope, receive, self._tell_supervisor(send))
+        signs: list[asyncio.Task[None]] = []
 
-    def _tell_supervisor(self, send: Send) -> Send:
         async def sent(message: MutableMapping[str, Any]) -> None:
             await send(message)
             if message["type"] == "lifespan.startup.complete" and self._runtime_dir:
-                ready_file(self._runtime_dir, os.getpid()).touch()
+                ready = ready_file(self._runtime_dir, os.getpid())
+                signs.append(asyncio.create_task(touch_for_ever(ready)))
 
-        return sent
+        try:
+            async with self._api.router.lifespan_context(self._api):
+                await self._app(scope, receive, sent)
+        finally:
+            for task in signs:
+                task.cancel()
 
 
 def configured() -> tuple[Resolved, Path | None]:
@@ -115,6 +120,7 @@ def _settings(server: ServerConfig, runtime_dir: Path | None) -> ApiSettings:
         api_key_hashes=tuple(hash_key(key) for key in server.api_key),
         body_limit=server.body_limit,
         timeout_s=server.timeout_s,
+        drain_timeout_s=server.drain_timeout_s,
         allowed_hosts=server.allowed_hosts,
         allowed_origins=server.allowed_origins,
         runtime_dir=runtime_dir,

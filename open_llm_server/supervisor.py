@@ -25,13 +25,18 @@ from .supervisor_logs import say
 from .supervisor_probe import ModelProbe, file_probe
 from .supervisor_process import Command, Nursery
 from .supervisor_seat import Seat
-from .supervisor_sockets import BACKLOG, listen_tcp, listen_unix, raise_open_files, runtime_folder
+from .supervisor_sockets import (
+    BACKLOG,
+    DRAINING,
+    listen_tcp,
+    listen_unix,
+    raise_open_files,
+    runtime_folder,
+)
 
 SERVICE = "open_llm_server.service:svc"
-DRAINING = "draining"
-"""While this file is in the runtime folder the API takes no new work."""
-API_GRACE_S = 2.0
-"""For the API worker to leave after its drain limit."""
+API_GRACE_S = 4.0
+"""For the API worker to cut its answers at the drain limit, and to leave."""
 RUNNER_GRACE_S = 5.0
 KILL_GRACE_S = 1.0
 SHORT_DRAIN_S = 1.0
@@ -144,7 +149,7 @@ class Supervisor:
         """Lets running answers end, within the limit; a second request to stop ends them now."""
         limit_s = self._resolved.server.drain_timeout_s
         (self._folder / DRAINING).touch()
-        # The workers share this socket: only when all have closed it are callers refused.
+        # The workers share this socket, and answer 503 until their last open answer is done.
         self._tcp.close()
         api, runners = keepers[len(self._runners) :], keepers[: len(self._runners)]
         for seat in self._api:

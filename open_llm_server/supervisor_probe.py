@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from .link import RunnerLink
 from .supervisor_process import Process
 from .supervisor_seat import Probe
 
+TOUCH_EVERY_S = 1.0
+"""Several times between two looks of the supervisor."""
 _QUESTION = encode_call(Call.of(InfoRequest(), id="supervisor"))
 
 
@@ -34,12 +37,35 @@ class ModelProbe:
 
 
 def file_probe(folder: Path) -> Probe:
-    """For workers that share a socket: each leaves a file of its own when it has started."""
+    """For workers that share a socket: each has a file of its own, which it touches.
+
+    From its start on, once and again (see `touch_for_ever`); a file that stayed as it was since
+    the last look is no sign of life.
+    """
+    seen: tuple[int, int] | None = None
 
     async def probe(process: Process) -> bool:
-        return ready_file(folder, process.pid).exists()
+        nonlocal seen
+        found = process.pid, ready_file(folder, process.pid).stat().st_mtime_ns
+        if found == seen:
+            raise TimeoutError(f"process {process.pid} has not touched its file")
+        seen = found
+        return True
 
     return probe
+
+
+async def touch_for_ever(ready: Path) -> None:
+    """On a worker's event loop: whether the file changes says whether the loop turns."""
+    while True:
+        _touch(ready)
+        await asyncio.sleep(TOUCH_EVERY_S)
+
+
+def _touch(ready: Path) -> None:
+    # A full disk is no reason to fall; the supervisor judges.
+    with contextlib.suppress(OSError):
+        ready.touch()
 
 
 def ready_file(folder: Path, pid: int) -> Path:

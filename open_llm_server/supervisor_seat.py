@@ -20,8 +20,12 @@ from .supervisor_logs import LAST_WORDS, say
 from .supervisor_process import Command, Nursery, Process
 
 ASK_EVERY_S = 5.0
-HUNG_AFTER_S = 20.0
-"""A ready worker that gives no sign for so long is replaced."""
+HUNG_AFTER_S = 30.0
+"""A ready worker that gives no sign for so long is replaced: longer than a machine that swaps
+keeps an event loop waiting."""
+LONGEST_ASK_S = 15.0
+"""What one question without an answer counts at most, so that it takes two at least: after this
+process was stopped, or the machine slept, every sign is old."""
 LOADING_PAUSE_S = 0.1
 BOOT_S = 5.0
 """A process needs a few seconds from its start to its first answer, loading or not."""
@@ -126,12 +130,13 @@ class Seat:
             word = "ready again" if self.ready.is_set() else "ready"
             say(f"{self.label}: {word} in {self._ready_at - started_at:.1f} s")
         self.ready.set()
-        last_sign = self._ready_at
-        while time.monotonic() - last_sign < HUNG_AFTER_S:
+        silent_s, asked_at = 0.0, self._ready_at
+        while silent_s < HUNG_AFTER_S:
             await asyncio.sleep(ASK_EVERY_S)
-            with contextlib.suppress(Exception):
-                await self._probe(process)
-                last_sign = time.monotonic()
+            answered = await self._answers(process)
+            now = time.monotonic()
+            silent_s = 0.0 if answered else silent_s + min(now - asked_at, LONGEST_ASK_S)
+            asked_at = now
             if process.exited.done():
                 return
         say(f"{self.label}: gave no sign for {HUNG_AFTER_S:.0f} s; it is replaced")
@@ -142,6 +147,14 @@ class Seat:
             return await self._probe(process)
         except Exception:
             return False
+
+    async def _answers(self, process: Process) -> bool:
+        """Whether it gives any sign, ready or not."""
+        try:
+            await self._probe(process)
+        except Exception:
+            return False
+        return True
 
     def _note_down(self, left_s: float, reason: str) -> None:
         if self._down_note is not None:

@@ -17,6 +17,8 @@ from .errors import StartError
 
 BACKLOG = 2048
 MAX_OPEN_FILES = 65_536
+DRAINING = "draining"
+"""While this file is in the runtime folder the API takes no new work."""
 _PREFIX = "open-llm-server-"
 _LONGEST_FOLDER = 80
 """A unix socket's path holds 104 bytes on some systems, 108 on Linux."""

@@ -28,6 +28,7 @@ from .catalog import Catalog, Model, Replica
 from .exchange import ClientGone, Exchange
 from .feed import Feed
 from .metrics import Meter
+from .pulse import Drain
 from .settings import ApiSettings
 
 DEADLINE_GRACE_S = 2.0
@@ -46,12 +47,14 @@ class Answer:
         exchange: Exchange,
         *,
         catalog: Catalog,
+        drain: Drain,
         settings: ApiSettings,
         meter: Meter,
         timeout_s: float,
     ) -> None:
         self._model = model
         self._catalog = catalog
+        self._drain = drain
         self._settings = settings
         self._meter = meter
         self._session = exchange.caller
@@ -106,6 +109,7 @@ class Answer:
                 raise ClientGone
             if self._failed:
                 raise self._failed
+            cut_at = self._drain.cut()
             if frames := self._sort(feed.take()):
                 return frames
             if self._failed or feed.failure or feed.done:
@@ -113,7 +117,7 @@ class Answer:
             now = self._loop.time()
             if idle_at is not None and now >= idle_at:
                 return []
-            await feed.wait(self._next_limit(feed, now, idle_at) - now)
+            await feed.wait(min(self._next_limit(feed, now, idle_at), cut_at) - now)
 
     async def close(self) -> None:
         self._watch.cancel()

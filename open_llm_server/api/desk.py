@@ -22,7 +22,9 @@ class Desk:
     @classmethod
     def of(cls, models: Sequence[ServedModel], settings: ApiSettings) -> Desk:
         catalog = Catalog(models, settings.version)
-        return cls(settings, catalog, Pulse(catalog), Drain(settings.runtime_dir))
+        return cls(
+            settings, catalog, Pulse(catalog), Drain(settings.runtime_dir, settings.drain_timeout_s)
+        )
 
     @functools.cached_property
     def metrics(self) -> Metrics:

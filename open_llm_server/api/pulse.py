@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ REMEMBER_S = 0.5
 RETRY_S = 2.0
 LOOK_EVERY_S = 0.1
 DRAIN_RETRY_S = 5.0
+CUT_EVERY_S = 0.5
+"""How soon an answer that waits for its model hears of the drain: in less than uvicorn's grace."""
 _WORST_LAST: tuple[State, ...] = ("ready", "loading", "restarting", "silent", "lost", "failed")
 
 
@@ -111,20 +114,16 @@ async def _info(replica: Replica) -> Condition:
 
 
 class Drain:
-    """Whether the supervisor has said that this server is about to stop."""
+    """Whether the supervisor has said that this server is about to stop, and when it will."""
 
-    def __init__(self, runtime_dir: Path | None) -> None:
+    def __init__(self, runtime_dir: Path | None, limit_s: float) -> None:
         self._sign = None if runtime_dir is None else runtime_dir / "draining"
+        self._limit_s = limit_s
         self._looked_at = float("-inf")
-        self._active = False
+        self._ends_at: float | None = None
 
     def active(self) -> bool:
-        now = asyncio.get_running_loop().time()
-        # Never taken back, and not looked for on every request.
-        if self._sign is not None and not self._active and now - self._looked_at >= LOOK_EVERY_S:
-            self._looked_at = now
-            self._active = self._sign.exists()
-        return self._active
+        return self._look() is not None
 
     def refuse(self) -> None:
         """Raises Draining while the server is stopping."""
@@ -134,3 +133,28 @@ class Drain:
                 "server may answer",
                 retry_after=DRAIN_RETRY_S,
             )
+
+    def cut(self) -> float:
+        """Until when an answer may go on before it asks again. Raises Draining past the limit."""
+        ends_at = self._look()
+        now = asyncio.get_running_loop().time()
+        if ends_at is None:
+            return now + CUT_EVERY_S
+        if now >= ends_at:
+            raise Draining(
+                f"this server is shutting down, and the answer was not complete {self._limit_s:g} "
+                "s later; ask again, another server may answer",
+                retry_after=DRAIN_RETRY_S,
+            )
+        return ends_at
+
+    def _look(self) -> float | None:
+        now = asyncio.get_running_loop().time()
+        # Never taken back, and not looked for on every request.
+        if self._sign is None or self._ends_at is not None or now - self._looked_at < LOOK_EVERY_S:
+            return self._ends_at
+        self._looked_at = now
+        with contextlib.suppress(FileNotFoundError):
+            age_s = time.time() - self._sign.stat().st_mtime
+            self._ends_at = now + self._limit_s - min(max(age_s, 0.0), self._limit_s)
+        return self._ends_at

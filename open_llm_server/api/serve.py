@@ -53,6 +53,7 @@ class Generate:
             ask.request,
             exchange,
             catalog=desk.catalog,
+            drain=desk.drain,
             settings=settings,
             meter=Meter(desk.metrics, exchange, model.name),
             timeout_s=timeout_s,

@@ -26,6 +26,8 @@ class ApiSettings:
     """A request's body must have arrived by then."""
     timeout_s: float = 600.0
     """Longest time that one request may take; `X-Request-Timeout` may ask for less."""
+    drain_timeout_s: float = 30.0
+    """Once the server is about to stop, answers may go on for so long."""
     silence_s: float = 30.0
     """A model that sends no frame for so long is taken for lost."""
     keep_alive_s: float = 15.0

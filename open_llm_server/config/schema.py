@@ -96,6 +96,10 @@ class Load(Settings):
     device: Annotated[str, AfterValidator(parse_device)] = Field(
         default="auto", description="Where the model computes: cpu, gpu:0, gpu:0+1, mps, auto."
     )
+    step_timeout_s: Annotated[float, Field(ge=0, le=86_400)] = Field(
+        default=600.0,
+        description="Restart a model whose engine has been in one step for so long; 0: never.",
+    )
     lora: tuple[FilePath, ...] = Field(
         default=(),
         max_length=16,

@@ -1,7 +1,8 @@
 """A deterministic engine for tests, demos and smoke runs: no weights, answers at once.
 
 It counts in words, from a number that depends on everything its slot holds, so a prefix that was
-mixed up shows as a wrong answer. It can be told to be slow, to fail, and to kill its process.
+mixed up shows as a wrong answer. It can be told to be slow, to fail, to hang, and to
+kill its process.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ class Faults:
     """A step that meets this text raises, as a broken engine would."""
     crash_on: str = ""
     """A step that meets this text kills the process, as a native crash would."""
+    hang_on: str = ""
+    """A step that meets this text never returns, not even when it is aborted."""
 
 
 class FakeEngine:
@@ -115,12 +118,14 @@ class FakeEngine:
 
     def _suffer(self, rows: Sequence[Row]) -> None:
         faults = self._faults
-        if rows and (faults.fail_on or faults.crash_on):
+        if rows and (faults.fail_on or faults.crash_on or faults.hang_on):
             text = b"\n".join(self._text(row) for row in rows)
             if faults.crash_on and faults.crash_on.encode() in text:
                 os.abort()
             if faults.fail_on and faults.fail_on.encode() in text:
                 raise RuntimeError("the fake engine was told to fail on this text")
+            if faults.hang_on and faults.hang_on.encode() in text:
+                threading.Event().wait()
         if rows and faults.step_s:
             self._aborted.clear()
             if self._aborted.wait(faults.step_s):

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from ..core import FinishReason
 from ..errors import DeadlineExceeded, Draining, EngineError, OpenLLMError
 from .admission import Admission
 from .base import Aborted, Batch, Engine, Row, RowError
@@ -25,8 +26,8 @@ from .ticket import Piece, PromptScores, Task, Ticket, Vectors, token_score
 log = logging.getLogger(__name__)
 
 GATHER_S = 0.01
-"""An idle engine waits so long for requests that arrived together and are still being prepared:
-one that starts alone makes all the others wait for its whole prompt."""
+"""An idle engine waits so long for requests that are still being prepared: one that starts alone
+makes all the others wait for its whole prompt."""
 
 
 class _Left(Exception):
@@ -85,7 +86,7 @@ class Worker:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread after its current step and frees the engine."""
+        """Ends the thread after its step, frees the engine."""
         with self._woken:
             self._stopping = True
             self._woken.notify()
@@ -104,7 +105,7 @@ class Worker:
     def refuse_if_gone(self) -> None:
         """Raises what a request must hear that cannot be served any more."""
         if self.crash:
-            raise EngineError("the model's engine has failed and is being replaced; try again")
+            raise EngineError("the model's engine failed and is being replaced", retry_after=1.0)
         if self._stopping:
             raise Draining("this model is being stopped; try again elsewhere or later")
 
@@ -268,7 +269,7 @@ class Worker:
             case Generated():
                 self._generated(ticket, task, event)
             case Finished():
-                self._finished(ticket, task, event)
+                self._close(ticket, task, task.text.flush(), event.reason)
 
     def _generated(self, ticket: Ticket, task: Task, event: Generated) -> None:
         self.counters.completion_tokens += 1
@@ -283,16 +284,15 @@ class Worker:
         elif text:
             self._send(ticket, task, text)
 
-    def _finished(self, ticket: Ticket, task: Task, event: Finished) -> None:
-        self._close(ticket, task, task.text.flush(), event.reason)
-
-    def _send(self, ticket: Ticket, task: Task, text: str, reason: str | None = None) -> None:
+    def _send(
+        self, ticket: Ticket, task: Task, text: str, reason: FinishReason | None = None
+    ) -> None:
         scores = tuple(item for item in task.text.take_items() if item is not None)
-        piece = Piece(task.index, text, task.unsent, scores, reason)  # type: ignore[arg-type]
+        piece = Piece(task.index, text, task.unsent, scores, reason)
         task.unsent = 0
         self._post.put(ticket, piece)
 
-    def _close(self, ticket: Ticket, task: Task, text: str, reason: str) -> None:
+    def _close(self, ticket: Ticket, task: Task, text: str, reason: FinishReason) -> None:
         """The last words of one sequence."""
         self._send(ticket, task, text, reason)
         self.counters.prompt_tokens += len(task.job.prompt)

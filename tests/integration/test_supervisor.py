@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import stat
 import threading
 from pathlib import Path
@@ -102,15 +101,6 @@ def test_sigterm_lets_open_answers_end(server: StartServer) -> None:
     assert not folder.exists()
     with pytest.raises(httpx.ConnectError):
         running.chat()
-
-
-def test_answers_that_outlast_the_drain_limit_are_cut_off(server: StartServer) -> None:
-    running = server("fake", sets=[f"fake.{SLOW}", f"fake.{ENDLESS}"], drain_timeout_s=0.2)
-    stream = running.stream()
-    next(stream)
-    running.supervisor.send_signal(signal.SIGINT)
-    assert "[DONE]" not in events_until_broken(stream)
-    assert wait_for_exit(running) == 0
 
 
 def test_a_second_signal_ends_everything_now(server: StartServer) -> None:

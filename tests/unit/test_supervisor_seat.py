@@ -16,9 +16,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from open_llm_server import supervisor_seat
+from open_llm_server import supervisor_probe, supervisor_seat
 from open_llm_server.errors import StartError
 from open_llm_server.supervisor_backoff import Backoff
+from open_llm_server.supervisor_probe import file_probe, ready_file, touch_for_ever
 from open_llm_server.supervisor_process import Command, Nursery, Process
 from open_llm_server.supervisor_seat import Seat, how_it_ended
 
@@ -190,3 +191,25 @@ def test_ends_in_words() -> None:
     assert how_it_ended(3) == "with exit code 3"
     assert how_it_ended(-9) == "by signal SIGKILL"
     assert how_it_ended(-200) == "by signal 200"
+
+
+async def test_a_file_that_is_not_touched_is_no_sign_of_life(
+    nursery: Nursery, descriptor: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor_probe, "TOUCH_EVERY_S", 0.001)
+    process = nursery.start(script(SLEEP, descriptor), lambda _: None)
+    ready = ready_file(tmp_path, process.pid)
+    probe = file_probe(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        await probe(process)
+    touching = asyncio.create_task(touch_for_ever(ready))
+    await eventually(ready.exists)
+    for _ in range(2):
+        touched = ready.stat().st_mtime_ns
+        assert await probe(process)
+        await eventually(lambda: ready.stat().st_mtime_ns > touched + 1)  # noqa: B023
+    touching.cancel()
+    await asyncio.wait({touching})
+    assert await probe(process)
+    with pytest.raises(TimeoutError):
+        await probe(process)

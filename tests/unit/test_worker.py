@@ -275,6 +275,23 @@ class NanEngine(FakeEngine):
         return outcomes
 
 
+async def test_giving_up_fails_everybody_while_the_engine_hangs() -> None:
+    engine = GatedEngine(slots=2)
+    async with running(engine, running=1) as worker:
+        live = [ticket("one"), ticket("two"), Ticket(caller="", inputs=[[1, 2]])]
+        for one in live:
+            worker.submit(one)
+        await settled(lambda: worker.step_age_s is not None)
+        worker.submit(late := ticket("four"))
+        worker.give_up(EngineError("hung"))
+        for one in (*live, late):
+            with pytest.raises(EngineError, match="hung"):
+                await asyncio.wait_for(read(one), 30)
+        with pytest.raises(EngineError):
+            worker.submit(ticket("five"))
+        engine.let_all()
+
+
 async def test_a_row_that_cannot_be_computed_costs_one_request() -> None:
     async with running(FakeEngine(slots=3)) as worker:
         expected = text(await answer(worker, ticket("good one")))
