@@ -93,3 +93,10 @@ def bentoml_serve(tmp_path: Path) -> Iterator[Serve]:
             for member in family:
                 if member.is_running():
                     member.kill()
+
+
+def pytest_unconfigure() -> None:
+    """llama-cpp-python opens /dev/null twice when it is imported, and never closes it."""
+    if utils := sys.modules.get("llama_cpp._utils"):
+        utils.outnull_file.close()
+        utils.errnull_file.close()

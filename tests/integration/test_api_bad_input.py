@@ -1,4 +1,5 @@
-"""Bad input over every route: always a 4xx that names the field, and the next request works."""
+"""Bad JSON and bad fields over every route: always a 4xx that names the field, and the next
+request works."""
 
 from __future__ import annotations
 
@@ -6,52 +7,20 @@ import json
 from typing import Any
 
 import pytest
-from asgi import App, Client, app_of, call, get, post
+from asgi import App, app_of, call, get, post
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from refusals import GOOD, PATHS, refused
 
 from open_llm_server.api.routes import GENERATE
 
-LIMIT = 64 * 1024
-GOOD: dict[str, dict[str, Any]] = {
-    "/chat": {"prompt": "Hello"},
-    "/chat-sse": {"prompt": "Hello"},
-    "/complete": {"prompt": "Hello"},
-    "/embed": {"input": "Hello"},
-    "/v1/chat/completions": {"messages": [{"role": "user", "content": "Hello"}]},
-    "/v1/completions": {"prompt": "Hello"},
-    "/v1/embeddings": {"input": "Hello"},
-}
-PATHS = list(GOOD)
 TEXT_PATHS = [path for path in PATHS if "embed" not in path]
 NATIVE_TEXT_PATHS = ["/chat", "/chat-sse", "/complete"]
 
 
 @pytest.fixture
 def app() -> App:
-    return app_of(body_limit=LIMIT)
-
-
-async def refused(
-    app: App,
-    path: str,
-    body: Any,
-    *,
-    status: int = 400,
-    param: str | None = None,
-    headers: list[tuple[str, str]] | None = None,
-) -> dict[str, Any]:
-    """Asserts the refusal, its shape, and that the next request is served."""
-    reply = await post(app, path, body, headers or [])
-    assert reply.status == status, reply.text
-    error = reply.error
-    assert set(error) >= {"message", "type", "param", "code", "request_id"}
-    assert error["param"] == param
-    assert error["message"]
-    assert len(reply.body) < 2000
-    assert error["request_id"] == reply.headers["x-request-id"]
-    assert (await post(app, path, GOOD[path])).status == 200
-    return error
+    return app_of(body_limit=64 * 1024)
 
 
 def test_every_route_is_tried() -> None:
@@ -248,108 +217,6 @@ async def test_many_equal_letters_are_an_answer_or_a_refusal(path: str) -> None:
     app = app_of()
     assert (await post(app, path, {field: value})).status == 200
     assert (await post(app, path, GOOD[path])).status == 200
-
-
-# -- bodies ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("path", PATHS)
-async def test_a_body_over_the_limit(app: App, path: str) -> None:
-    body = json.dumps(GOOD[path] | {"zz": "x" * LIMIT}).encode()
-    for headers in ([], [("content-length", str(len(body)))], [("content-length", "10")]):
-        error = await refused(app, path, body, status=413, headers=headers)
-        assert error["limit"] == LIMIT
-    # A length alone is enough to be refused: nothing is read.
-    await refused(app, path, b"{}", status=413, headers=[("content-length", str(10**12))])
-
-
-async def test_a_body_at_the_limit_is_read(app: App) -> None:
-    head = json.dumps({"prompt": "Hello"})[:-1] + ', "zz": "'
-    body = head + "x" * (LIMIT - len(head) - 2) + '"}'
-    assert len(body) == LIMIT
-    assert (await post(app, "/chat", body.encode())).status == 200
-    assert (await post(app, "/chat", body.encode() + b" ")).status == 413
-
-
-async def test_an_endless_body_in_pieces(app: App) -> None:
-    pieces = [b'{"prompt": "', *([b"x" * 1024] * 1000)]
-    async with Client(app, "POST", "/chat", pieces=pieces) as client:
-        reply = await client.whole()
-    assert reply.status == 413
-
-
-async def test_a_flood_of_tiny_pieces(app: App) -> None:
-    async with Client(app, "POST", "/chat", pieces=[b""] * 70_000) as client:
-        reply = await client.whole()
-    assert reply.status == 413
-
-
-async def test_a_body_in_pieces_is_one_body(app: App) -> None:
-    pieces = [bytes([byte]) for byte in '{"prompt": "Grüße 🙂"}'.encode()]
-    async with Client(app, "POST", "/chat", pieces=pieces) as client:
-        reply = await client.whole()
-    assert reply.json["message"] == "Grüße 🙂"
-
-
-class Never(Client):
-    """A client that sends half a body and stays."""
-
-    async def _receive(self) -> dict[str, Any]:
-        if self._pieces:
-            return {"type": "http.request", "body": self._pieces.pop(0), "more_body": True}
-        await self._gone.wait()
-        return {"type": "http.disconnect"}
-
-
-async def test_a_body_that_does_not_come(app: App) -> None:
-    slow = app_of(body_timeout_s=0.01)
-    async with Never(slow, "POST", "/chat", pieces=[b'{"pro']) as client:
-        reply = await client.whole()
-    assert reply.status == 408
-    assert reply.error["code"] == "body_timeout"
-    async with Never(app, "POST", "/chat", pieces=[b'{"pro']) as client:
-        client.leave()
-        await client.task
-    assert client.messages.empty()
-
-
-@pytest.mark.parametrize("path", PATHS)
-async def test_content_types(app: App, path: str) -> None:
-    for kind in (
-        "application/json",
-        "application/json; charset=utf-8",
-        'Application/JSON;charset="UTF-8"',
-        "application/x-www-form-urlencoded",
-    ):
-        reply = await post(app, path, GOOD[path], [("content-type", kind)])
-        assert reply.status == 200, kind
-    for kind in (
-        "text/plain",
-        "multipart/form-data; boundary=x",
-        "application/json; charset=utf-16",
-        "application/json; charset=latin-1",
-        "application/xml",
-        "application/jsonx",
-        "json",
-    ):
-        await refused(
-            app,
-            path,
-            GOOD[path],
-            status=415,
-            param="content-type",
-            headers=[("content-type", kind)],
-        )
-    form = [("content-type", "application/x-www-form-urlencoded")]
-    await refused(app, path, b"prompt=Hello", status=415, headers=form)
-    two = [("content-type", "application/json"), ("content-type", "text/plain")]
-    await refused(app, path, GOOD[path], param="content-type", headers=two)
-
-
-@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "601", "soon", "", "1" * 5000, "1e999"])
-async def test_timeouts_that_are_none(app: App, value: str) -> None:
-    headers = [("x-request-timeout", value)]
-    await refused(app, "/chat", GOOD["/chat"], param="x-request-timeout", headers=headers)
 
 
 # -- whatever ----------------------------------------------------------------------------------

@@ -19,7 +19,13 @@ from openai.types.chat import ChatCompletionMessageParam
 from ports import EchoPort, vector_of
 
 from open_llm_server.api.app import hash_key
-from open_llm_server.errors import ContextLengthExceeded, QueueFull
+from open_llm_server.errors import (
+    ContextLengthExceeded,
+    DeadlineExceeded,
+    EngineError,
+    OpenLLMError,
+    QueueFull,
+)
 from open_llm_server.frames import Failure
 from open_llm_server.port import Lost
 
@@ -191,6 +197,17 @@ def test_the_package_tries_again_what_may_succeed() -> None:
                 messages=TURNS,
             )
     assert len(port.calls) == 2
+
+
+@pytest.mark.parametrize(
+    "error", [EngineError("this request could not be computed"), DeadlineExceeded("too late")]
+)
+def test_the_package_does_not_repeat_what_would_fail_again(error: OpenLLMError) -> None:
+    port = EchoPort(frames=[Failure(error.frame())])
+    with Served(app_of(port)) as client:
+        with pytest.raises(openai.InternalServerError):
+            client.with_options(max_retries=2).chat.completions.create(model="echo", messages=TURNS)
+    assert len(port.calls) == 1
 
 
 @pytest.mark.parametrize("stream", [True, False])
