@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from . import __version__
-from .errors import ConfigurationError, OpenLLMError
+from .errors import OpenLLMError
 
 if TYPE_CHECKING:
     from .config.resolved import Resolved
@@ -86,6 +86,15 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         return _COMMANDS[cmd_name][1]() if cmd_name in _COMMANDS else None
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in _COMMANDS:
+            from .config.words import suggest
+
+            ctx.fail(f"there is no command {args[0]!r}{suggest(args[0], _COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (line, _) in _COMMANDS.items()])
@@ -128,33 +137,50 @@ def _resolve(models: Sequence[str], *, need_models: bool = True) -> Resolved:
     from .config.options import given_flags
 
     ctx = click.get_current_context()
-    try:
-        return resolve(
-            models,
-            flags=given_flags(ctx),
-            sets=ctx.params["sets"],
-            devices=ctx.params["devices"],
-            configuration=ctx.params["configuration"],
-            door="flag",
-            need_models=need_models,
-        )
-    except ConfigurationError as error:
-        if error.message.startswith("flag "):  # a mistake on this very line: show how to use it
-            raise click.UsageError(error.message.removeprefix("flag "), ctx) from error
-        raise
+    return resolve(
+        models,
+        flags=given_flags(ctx),
+        sets=ctx.params["sets"],
+        devices=ctx.params["devices"],
+        configuration=ctx.params["configuration"],
+        door="flag",
+        need_models=need_models,
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The console script. Leaves with 0, 1 (cannot start), 2 (wrong words) or 130 (Ctrl-C)."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         code = cli.main(args=words, prog_name=PROGRAM, standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        _complain(_in_our_words(error))
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(_INTERRUPTED)
     except OpenLLMError as error:
-        click.echo(f"error: {' '.join(error.message.split())}", err=True)
+        _complain(error.message.removeprefix("flag "))
         sys.exit(getattr(error, "exit_code", 1))
     sys.exit(code)
+
+
+def _complain(message: str) -> None:
+    """All errors look alike: one line."""
+    click.echo(f"error: {' '.join(message.split())}", err=True)
+
+
+def _in_our_words(error: click.ClickException) -> str:
+    message = error.format_message().rstrip(".")
+    ctx = error.ctx if isinstance(error, click.UsageError) else None
+    if isinstance(error, click.NoSuchOption):
+        from .config.words import nearest
+
+        options = ctx.command.params if ctx else ()
+        spellings = [word for option in options for word in (*option.opts, *option.secondary_opts)]
+        near = nearest(error.option_name, spellings)
+        message = f"there is no option {error.option_name}"
+        message += f"; did you mean {near}?" if near else ""
+    message = message[:1].lower() + message[1:]
+    if ctx:
+        message += f"{' See' if message.endswith('?') else '; see'} `{ctx.command_path} --help`"
+    return message

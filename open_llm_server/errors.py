@@ -41,6 +41,8 @@ class OpenLLMError(Exception):
     status: ClassVar[int] = 500
     grpc_status: ClassVar[str] = "INTERNAL"
     type: ClassVar[str] = "server_error"
+    passes: ClassVar[bool] = False
+    """Whether the cause goes away by itself, so that a client may repeat the same request."""
 
     def __init__(
         self,
@@ -56,6 +58,11 @@ class OpenLLMError(Exception):
         self.retry_after = retry_after
         """Seconds after which another try has a chance; `None` where waiting does not help."""
         self.extra: dict[str, Any] = extra
+
+    @property
+    def may_repeat(self) -> bool:
+        """Whether the same request may succeed later."""
+        return self.passes or self.retry_after is not None
 
     def body(self) -> dict[str, Any]:
         """The `error` object that HTTP routes answer with (OpenAI's shape)."""
@@ -160,6 +167,7 @@ class BodyTimeout(RequestError):
     status = 408
     grpc_status = "DEADLINE_EXCEEDED"
     type = "timeout_error"
+    passes = True
 
 
 class BodyTooLarge(RequestError):
@@ -184,6 +192,7 @@ class QueueFull(OpenLLMError):
     status = 429
     grpc_status = "RESOURCE_EXHAUSTED"
     type = "rate_limit_error"
+    passes = True
 
 
 class Unavailable(OpenLLMError):
@@ -192,6 +201,7 @@ class Unavailable(OpenLLMError):
     code = "unavailable"
     status = 503
     grpc_status = "UNAVAILABLE"
+    passes = True
 
 
 class ModelLoading(Unavailable):
@@ -213,7 +223,7 @@ class Draining(Unavailable):
 
 
 class DeadlineExceeded(OpenLLMError):
-    """The request's time ran out before its answer was complete."""
+    """The request's time ran out before its answer was complete; again, it would take as long."""
 
     code = "deadline_exceeded"
     status = 504

@@ -22,6 +22,7 @@ from .core import (
     Request,
     Usage,
 )
+from .errors import InvalidField
 
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 """An answer of 2048 embeddings of 8192 numbers fits; a runaway peer does not."""
@@ -61,12 +62,22 @@ def encode_call(call: Call) -> str:
 
 
 def decode_call(text: str) -> Call:
-    """Reads what `encode_call` wrote. The op says which request it is, not its shape."""
-    raw = json.loads(text)
-    kind = _REQUESTS[raw["op"]]
-    # Validated as JSON so that arrays become tuples even under strict typing.
-    request = kind.model_validate_json(json.dumps(raw.pop("request", {})))
-    return Call(request=request, **raw)
+    """Reads what `encode_call` wrote. The op says which request it is, not its shape.
+
+    Raises InvalidField for anything else.
+    """
+    try:
+        raw = json.loads(text)
+        kind = _REQUESTS[raw["op"]]
+        # Validated as JSON so that arrays become tuples even under strict typing.
+        request = kind.model_validate_json(json.dumps(raw.pop("request", {})))
+        return Call(request=request, **raw)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as misfit:
+        raise InvalidField(
+            "this is no call: send what encode_call writes, or use the runner's own methods, "
+            "such as chat and complete",
+            param="call",
+        ) from misfit
 
 
 @dataclass(frozen=True, slots=True)

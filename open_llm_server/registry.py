@@ -57,10 +57,18 @@ class Registry:
 
     @classmethod
     def add_model(cls, name: str) -> Callable[[Family], Family]:
-        """Decorator: `@Registry.add_model("mine")` on a subclass of LLMRunnable."""
+        """Decorator: `@Registry.add_model("mine")` on a subclass of LLMRunnable.
+
+        Raises ConfigurationError for a name that is taken, and for anything else than such a class.
+        """
         check_name(name, name)
 
         def add(family: Family) -> Family:
+            if not _is_family(family):
+                raise ConfigurationError(
+                    f"family {name!r}: {family!r} is no subclass of LLMRunnable; write "
+                    "class YourFamily(LLMRunnable)"
+                )
             cls._refuse_taken(name, family)
             family.name = name
             cls._added[name] = family
@@ -109,9 +117,9 @@ class Registry:
                 f"family {name!r} of {_owner(point)} ({point.value}) cannot be loaded: "
                 f"{type(error).__name__}: {error}"
             ) from error
-        if not (isinstance(family, type) and hasattr(family, "Config")):
+        if not _is_family(family):
             raise ConfigurationError(
-                f"family {name!r} of {_owner(point)} ({point.value}) is not an LLMRunnable class"
+                f"family {name!r} of {_owner(point)} ({point.value}) is no subclass of LLMRunnable"
             )
         if name not in cls._added:  # its module may have used the decorator
             cls.add_model(name)(family)
@@ -133,6 +141,12 @@ def load_family(plan: ModelPlan) -> type[LLMRunnable]:
                 f"family {plan.family!r} ({plan.implementation}) cannot be imported: {error}"
             ) from error
     return Registry.get(plan.family)
+
+
+def _is_family(found: object) -> bool:
+    from .runnable import LLMRunnable  # which imports this module
+
+    return isinstance(found, type) and issubclass(found, LLMRunnable)
 
 
 @cache

@@ -12,18 +12,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, NoReturn
 
 from .config.merge import resolve
 from .config.resolved import Resolved
-from .errors import OpenLLMError, StartError, tree
+from .errors import ConfigurationError, OpenLLMError, StartError, tree
 from .supervisor_process import CHILD
 
 READY_WITHIN_S = 600.0
-_STOP_GRACE_S = 10.0
+_STOP_GRACE_S = 15.0
 """More than the supervisor's own limits, drain limit not counted."""
 
 
@@ -89,8 +89,8 @@ def start(
     block: bool = False,
     wait_s: float = READY_WITHIN_S,
     configuration: str | None = None,
-    sets: Sequence[str] = (),
-    devices: Sequence[str] = (),
+    sets: str | Iterable[str] = (),
+    devices: str | Iterable[str] = (),
     **config: Any,
 ) -> Server:
     """Starts a server and returns when every model is ready.
@@ -101,18 +101,28 @@ def start(
     server goes on until Ctrl-C or SIGTERM; `block=True` waits for that here. Raises StartError
     (ConfigurationError for wrong names or values).
     """
-    models = [model] if isinstance(model, str) else list(model)
     resolved = resolve(
-        models,
+        _texts("model", model, "tiny"),
         flags={"port": port, **config},
-        sets=sets,
-        devices=devices,
+        sets=_texts("sets", sets, "tiny.top_k=3"),
+        devices=_texts("devices", devices, "tiny:cpu"),
         configuration=configuration,
     )
     server = _launch(resolved, wait_s)
     if block:
         server.wait()
     return server
+
+
+def _texts(keyword: str, given: Any, example: str) -> list[str]:
+    """One text or several. Raises ConfigurationError for anything else."""
+    texts = [given] if isinstance(given, str) or not isinstance(given, Iterable) else [*given]
+    if all(isinstance(text, str) for text in texts):
+        return texts
+    raise ConfigurationError(
+        f"keyword {keyword}: want a text such as {example!r}, or a list of them, not {given!r}",
+        param=keyword,
+    )
 
 
 def _launch(resolved: Resolved, wait_s: float) -> Server:

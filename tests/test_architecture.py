@@ -29,7 +29,7 @@ WORDS = {"core", "errors", "frames", "port"}
 MAY_KNOW: dict[str, set[str]] = {
     "core.py": set(),
     "errors.py": set(),
-    "frames.py": {"core"},
+    "frames.py": {"core", "errors"},
     "port.py": {"frames"},
     "api/": {*WORDS, "api", "gather", "open_llm_server"},
     "rpc/": {*WORDS, "rpc", "gather", "open_llm_server"},

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -47,9 +48,20 @@ def create_app(models: Sequence[ServedModel], settings: ApiSettings) -> Starlett
         allow_origins=settings.allowed_origins,
         allow_methods=["GET", "POST"],
         allow_headers=["Authorization", "X-Api-Key", "X-Request-Id", "X-Request-Timeout"],
-        expose_headers=["Retry-After", "X-Request-Id", "X-Ignored-Parameters"],
+        expose_headers=[
+            *("Retry-After", "Retry-After-Ms", "X-Should-Retry"),
+            *("X-Request-Id", "X-Ignored-Parameters"),
+        ],
     )
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        # The first request would otherwise wait for the import of prometheus_client (50 ms).
+        _metrics = desk.metrics
+        yield
+
     app = Starlette(
+        lifespan=lifespan,
         routes=[Route(endpoint.path, endpoint) for endpoint in endpoints],
         middleware=[*([cors] if settings.allowed_origins else []), Middleware(Edge, desk=desk)],
     )

@@ -43,6 +43,6 @@ class NoRoute:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"][:200]
-        near = difflib.get_close_matches(path.rstrip("/") or "/", self._paths, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(path.rstrip("/") or "/", self._paths, n=1, cutoff=0.75)
         hint = f"did you mean {near[0]}?" if near else "/ lists the routes there are"
         raise RouteNotFound(f"there is nothing at {path!a}; {hint}")

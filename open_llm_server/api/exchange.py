@@ -101,7 +101,8 @@ def logged_error(log: logging.Logger, exchange: Exchange) -> None:
 
 
 def refusal_headers(error: OpenLLMError) -> list[Header]:
-    headers: list[Header] = []
+    # OpenAI's packages obey this; without it they would send every 5xx again, twice.
+    headers: list[Header] = [(b"x-should-retry", b"true" if error.may_repeat else b"false")]
     if error.retry_after is not None:
         wait_s = max(error.retry_after, 0.0)
         # Whole seconds, rounded up: too early a try would be refused again.

@@ -1,7 +1,7 @@
 """What is counted, and how `/metrics` shows it. No request text, no key, no unbounded label.
 
 prometheus_client decides at import whether several processes share its values, and BentoML
-sets that up late: it is imported with the first request.
+sets that up late: it is imported when the app starts up, not with this module.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def _shared() -> CollectorRegistry:
     from prometheus_client.multiprocess import MultiProcessCollector
 
     registry = CollectorRegistry()
-    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # no types there
     return registry
 
 

@@ -77,6 +77,7 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) < len(pairs):
         seen: set[str] = set()
+        # `add` gives None: a name that is new is kept and passed over.
         name = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
         shown = _UNSAFE.sub("?", name[:64])
         raise InvalidJSON(f"the body says '{shown}' twice; say it once", param=shown)

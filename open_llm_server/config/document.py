@@ -50,7 +50,7 @@ class Document:
         listed = self._content.get(MODELS) or ()
         words = [listed] if isinstance(listed, str) else listed
         if not isinstance(words, Sequence) or not all(isinstance(word, str) for word in words):
-            raise ConfigurationError(f"{self._name(MODELS)} must be a list of models' names")
+            raise ConfigurationError(f"{self._name(MODELS)}: must be a list of models' names")
         return tuple(words)
 
     def check(self, vocabulary: Vocabulary) -> None:
@@ -61,7 +61,7 @@ class Document:
             self._check_section(section, vocabulary)
             if body is not None and not isinstance(body, dict):
                 raise ConfigurationError(
-                    f"{self._name(section)} must hold lines of `setting: value`"
+                    f"{self._name(section)}: must hold lines of `setting: value`"
                 )
             legal = self._legal(section, vocabulary)
             for key in body or {}:
@@ -79,7 +79,7 @@ class Document:
     def _layer(self, section: str, fields: Mapping[str, FieldFacts]) -> Layer:
         body = self._content.get(section) or {}
         values = {key: value for key, value in body.items() if key in fields}
-        origin = self._name(section)
+        origin = f"{self._name(section)}:"
         return Layer(values, dict.fromkeys(values, origin), base=self.folder)
 
     def _check_section(self, section: str, vocabulary: Vocabulary) -> None:
@@ -98,4 +98,4 @@ class Document:
         return set(vocabulary.fields_of(section))
 
     def _name(self, section: str) -> str:
-        return f"{self._path.name} {section}:" if self._path else f"{section}:"
+        return f"{self._path.name} {section}" if self._path else section

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..errors import ConfigurationError
 from .fields import FieldFacts, decode, variable
 from .layers import Layer
 from .placement import Placement, parse_placements
-from .vocabulary import DEVICE, PREFIX, RESERVED_VARIABLES, SERVER_FACTS, Vocabulary
+from .vocabulary import (
+    DEVICE,
+    PREFIX,
+    RESERVED_VARIABLES,
+    SERVER_FACTS,
+    WHERE_THEY_ARE,
+    Vocabulary,
+)
 from .words import suggest
 
 
@@ -30,9 +37,8 @@ class Environment:
         legal = vocabulary.variables(present) if present else {}
         for name in present:
             if name not in legal:
-                near = suggest(name, {*legal, *RESERVED_VARIABLES})
                 raise ConfigurationError(
-                    f"environment: there is no variable {name}{near}", param=name
+                    f"environment: there is no variable {name}{_hint(name, legal)}", param=name
                 )
         for placement in self.placements():
             if placement.name is not None:
@@ -66,6 +72,13 @@ class Environment:
 
     def _device_layer(self, names: Sequence[str]) -> Layer:
         return device_layer(self.placements(), names, f"environment {DEVICE}")
+
+
+def _hint(name: str, legal: Iterable[str]) -> str:
+    for field in SERVER_FACTS:
+        if name.endswith(f"_{field.upper()}"):
+            return f"; {field} is a setting of the whole server: {variable(field)}"
+    return suggest(name, {*legal, *RESERVED_VARIABLES}) or f"; {WHERE_THEY_ARE}"
 
 
 def device_layer(placements: Sequence[Placement], names: Sequence[str], origin: str) -> Layer:

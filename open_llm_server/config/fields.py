@@ -35,6 +35,11 @@ class FieldFacts:
     def variable(self) -> str:
         return variable(self.name)
 
+    @property
+    def meaning_of_none(self) -> str:
+        """What the description says about no value: `…; none: the model's own.`"""
+        return self.description.partition("; none: ")[2].rstrip(".")
+
     def shown(self, value: Any) -> str:
         """`value` for people; of a secret, only whether there is one."""
         if self.is_secret:
@@ -44,7 +49,7 @@ class FieldFacts:
                 return "set"
             return f"set ({len(value)} {'key' if len(value) == 1 else 'keys'})"
         if value is None:
-            return "none"
+            return f"none ({self.meaning_of_none})" if self.meaning_of_none else "none"
         return json.dumps(value, ensure_ascii=False)
 
 

@@ -59,6 +59,7 @@ def merge_layers(model: type[BaseModel], layers: Sequence[Layer]) -> Merged:
 def _settings_class(
     model: type[BaseModel], layers: Sequence[Layer], origins: dict[str, str]
 ) -> type[BaseSettings]:
+    # mypy knows no base class that is an argument; pydantic-settings reads its fields.
     class Sourced(model, BaseSettings):  # type: ignore[misc, valid-type]
         @classmethod
         def settings_customise_sources(
@@ -95,7 +96,8 @@ class _Source(PydanticBaseSettingsSource):
                 continue
             origin = self._layer.origins[name]
             self._origins[name] = origin
-            winners[name] = settle(self._facts[name], value, base=self._layer.base, origin=origin)
+            where = origin.removesuffix(":")
+            winners[name] = settle(self._facts[name], value, base=self._layer.base, origin=where)
         return winners
 
 
@@ -164,7 +166,8 @@ def _explain(
     about = facts.get(name)
     secret = about is not None and about.is_secret
     given = "" if secret else f", not {_short(problem['input'])}"
-    if about is not None and name not in origin.replace("-", "_").lower():
+    named = not origin.endswith(":") and name in origin.replace("-", "_").lower()
+    if about is not None and not named:
         origin = f"{origin} {name}"
     if problem["type"] == "value_error":
         given = ""

@@ -290,7 +290,8 @@ def _place(
 def _plan(draft: _Draft, machine: Machine, threads: int) -> ModelPlan:
     values, origins = draft.merged.values, dict(draft.merged.origins)
     device = values["device"]
-    gpus = gpu_ids(device, machine, origin=f"{draft.spec.name}: {origins['device']}")
+    origin = f"{draft.spec.name}: {origins['device']}".removesuffix(":")
+    gpus = gpu_ids(device, machine, origin=origin)
     if values["threads"] is None:
         origins["threads"] = f"{origins['threads']}, of {machine.cores} cores"
     return ModelPlan(

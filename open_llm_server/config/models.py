@@ -49,7 +49,7 @@ class Source(BaseModel):
             raise ConfigurationError(f"{text!r} is not a source: want a path or a hub id")
         prefix, colon, rest = text.partition(":")
         if colon and prefix in ("path", "builtin", "hub"):
-            return getattr(cls, f"_{prefix}")(rest)  # type: ignore[no-any-return]
+            return getattr(cls, f"_{prefix}")(rest)  # type: ignore[no-any-return]  # found by name
         return cls._path(text) if looks_like_path(text) else cls._hub(text)
 
     @classmethod
@@ -158,12 +158,7 @@ def local_path(source: Source) -> Path:
 
 def parse_models(texts: Iterable[str]) -> tuple[ModelSpec, ...]:
     r"""The models of a command line: commas separate (`\,` is a comma), names must differ."""
-    words = [
-        word.replace("\\,", ",").strip()
-        for text in texts
-        for word in _COMMA.split(text)
-        if word.strip()
-    ]
+    words = [word for text in texts if text.strip() for word in _split_models(text)]
     specs = tuple(ModelSpec.parse(word) for word in words)
     seen: dict[str, ModelSpec] = {}
     for spec in specs:
@@ -176,6 +171,16 @@ def parse_models(texts: Iterable[str]) -> tuple[ModelSpec, ...]:
             )
         seen[key] = spec
     return specs
+
+
+def _split_models(text: str) -> list[str]:
+    words = [word.replace("\\,", ",").strip() for word in _COMMA.split(text)]
+    if not all(words):
+        raise ConfigurationError(
+            f"{text!r} has a comma with no model beside it; one comma stands between two models, "
+            "as in tiny,fake"
+        )
+    return words
 
 
 def _split_file(text: str) -> tuple[str, str | None]:

@@ -30,6 +30,8 @@ RESERVED_VARIABLES: dict[str, str] = {
     "OPEN_LLM_ENDPOINT": "server that the client talks to",
 }
 
+WHERE_THEY_ARE = "`open-llm-server start --help` names those there are"
+
 SERVER_FACTS: Mapping[str, FieldFacts] = facts_of(ServerConfig)
 
 
@@ -99,9 +101,8 @@ class Vocabulary:
         """Refuses a field's name that is not in `legal`; `where` says where it stood."""
         legal = set(legal)
         if field not in legal:
-            raise ConfigurationError(
-                f"{where}: there is no setting {field!r}{suggest(field, legal)}", param=field
-            )
+            hint = suggest(field, legal) or f"; {WHERE_THEY_ARE}"
+            raise ConfigurationError(f"{where}: there is no setting {field!r}{hint}", param=field)
 
     def check_name(self, name: str, where: str) -> None:
         """Refuses what is no model's, card's or family's name."""

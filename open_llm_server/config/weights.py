@@ -45,7 +45,10 @@ def find_weights(spec: ModelSpec, family: type, card: Card | None, base: Path) -
 def _local(spec: ModelSpec, source: Source, base: Path, kind: str) -> Source:
     path = absolute(source.location, base)
     if not path.exists():
-        raise WeightsError(f"{spec.name}: there is no file or folder {source.location!r} in {base}")
+        raise WeightsError(
+            f"{spec.name}: there is no file or folder {source.location!r} in {base}"
+            f"{_about_colon(source.location, base)}"
+        )
     if path.is_file():
         if source.file:
             raise ConfigurationError(f"{spec}: {path} is a file; '#{source.file}' needs a folder")
@@ -79,12 +82,24 @@ def _where_to_get(spec: ModelSpec, card: Card | None) -> str:
     return f"{spec.name}: which weights? {how}.{advice}"
 
 
+def _about_colon(location: str, base: Path) -> str:
+    head, colon, tail = location.rpartition(":")
+    if not colon or not absolute(head, base).exists():
+        return ""
+    return f"; ':{tail}' was taken for part of the path, only hub ids have revisions: leave it out"
+
+
 def _not_here(spec: ModelSpec, source: Source, base: Path) -> str:
     folder = absolute(source.location, base)
     if folder.exists():
         return (
             f"{spec.name}: {source} is read as a hub id; for the local path write "
             f"{spec.family}@./{source.location}"
+        )
+    if source.revision and source.location.endswith(".gguf"):
+        return (
+            f"{spec.name}: {source} is read as a hub id, and ':{source.revision}' as its revision; "
+            f"a file on this machine has none: write {spec.family}@./{source.location}"
         )
     revision = f" at revision {source.revision}" if source.revision else ""
     what = f"{source.file} of {source.location}" if source.file else source.location

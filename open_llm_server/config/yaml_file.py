@@ -16,7 +16,7 @@ MAX_BYTES = 4 * 1024 * 1024
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-class _Loader(_Base):  # type: ignore[misc]
+class _Loader(_Base):  # type: ignore[misc]  # which base it is shows at run time
     """Safe, and a key that is given twice is a mistake rather than the last one's victory."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:

@@ -235,8 +235,7 @@ class LlamaCppEngine:
         address = ctypes.cast(_get_logits(self._context), ctypes.c_void_p).value
         assert address is not None
         flat = (ctypes.c_float * (lines * width)).from_address(address)
-        logits: Logits = np.ctypeslib.as_array(flat).reshape(lines, width)
-        return logits
+        return np.frombuffer(memoryview(flat), np.float32).reshape(lines, width)
 
     @staticmethod
     def _refuse_broken(rows: Sequence[Row], outputs: Sequence[Output], logits: Logits) -> None:

@@ -139,7 +139,13 @@ def test_lists_are_joined_by_commas_or_not() -> None:
     together = parse_models(["tiny, fast=llama@./a.gguf", "b=tiny"])
     assert together == parse_models(["tiny", "fast=llama@./a.gguf", "b=tiny"])
     assert [spec.name for spec in together] == ["tiny", "fast", "b"]
-    assert parse_models(["", " , "]) == ()
+    assert parse_models(["", " "]) == ()
+
+
+@pytest.mark.parametrize("text", ["tiny,,fake", "tiny,", ",tiny", " , "])
+def test_a_comma_stands_between_two_models(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="a comma with no model beside it"):
+        parse_models([text])
 
 
 def test_a_comma_in_a_path_is_escaped() -> None:

@@ -58,6 +58,8 @@ def test_files(folder: Path, text: str, file: str) -> None:
         ("llama", WeightsError, "start llama@PATH.gguf"),
         ("vicuna", WeightsError, r"vicuna@./vicuna-7b-v1.5.Q4_K_M.gguf"),
         ("llama@org/name:v2", WeightsError, "org/name at revision v2"),
+        ("llama@name.gguf:v2", WeightsError, r"':v2' as its revision.*llama@\./name\.gguf"),
+        ("llama@./one/a.gguf:v2", WeightsError, "':v2' was taken for part of the path"),
         ("llama@one/sub", WeightsError, "not on this machine"),
         ("llama@empty", WeightsError, "llama@./empty"),
         ("llama@./none.gguf", WeightsError, "none.gguf"),

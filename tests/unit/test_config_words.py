@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from open_llm_server.config.words import edits, suggest
+from open_llm_server.config.words import edits, nearest, suggest
 
 NAMES = ["top_k", "top_p", "temperature", "port", "prompt", "PATH"]
 
@@ -26,6 +26,21 @@ NAMES = ["top_k", "top_p", "temperature", "port", "prompt", "PATH"]
 )
 def test_the_nearest_name(word: str, meant: str) -> None:
     assert suggest(word, NAMES) == f"; did you mean {meant!r}?"
+
+
+@pytest.mark.parametrize(
+    ("word", "other"),
+    [
+        ("OPEN_LLM_TINY_PORT", "OPEN_LLM_TINY_LORA"),
+        ("OPEN_LLM_TINYPORT", "OPEN_LLM_TINY_LORA"),
+        ("bogus", "host"),
+        ("top_x", "top_k"),
+        ("to", "top_k"),
+        ("", "a"),
+    ],
+)
+def test_what_is_not_near(word: str, other: str) -> None:
+    assert nearest(word, [other]) is None
 
 
 def test_nothing_near() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from open_llm_server import errors
+from open_llm_server.api.exchange import refusal_headers
 from open_llm_server.errors import OpenLLMError, from_frame, tree
 
 ALL = list(tree())
@@ -34,6 +35,25 @@ def test_errors_survive_frames(kind: type[OpenLLMError]) -> None:
     assert type(again) is kind
     assert again.frame() == error.frame()
     assert again.body()["n_ctx"] == 16
+
+
+@pytest.mark.parametrize(
+    ("error", "may_repeat"),
+    [
+        (errors.InvalidField("m"), False),
+        (errors.AuthenticationError("m"), False),
+        (errors.EngineError("this request could not be computed"), False),
+        (errors.DeadlineExceeded("m"), False),
+        (errors.BodyTimeout("m"), True),
+        (errors.QueueFull("m"), True),
+        (errors.RunnerLost("m"), True),
+        (errors.EngineError("the engine is being replaced", retry_after=1.0), True),
+    ],
+)
+def test_which_requests_may_be_repeated(error: OpenLLMError, may_repeat: bool) -> None:
+    assert error.may_repeat is may_repeat
+    assert from_frame(error.frame()).may_repeat is may_repeat
+    assert (b"x-should-retry", str(may_repeat).lower().encode()) in refusal_headers(error)
 
 
 def test_an_unknown_code_is_an_engine_error() -> None:

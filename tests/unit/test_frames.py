@@ -16,6 +16,7 @@ from open_llm_server.core import (
     Sampling,
     Usage,
 )
+from open_llm_server.errors import InvalidField
 from open_llm_server.frames import (
     Alive,
     BrokenFrame,
@@ -111,3 +112,18 @@ def test_what_is_no_frame_is_refused(line: bytes) -> None:
 def test_calls_come_back_as_they_were(request_: Request) -> None:
     call = Call.of(request_, id="req-1", caller="k", deadline_s=1.5)
     assert decode_call(encode_call(call)) == call
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("not JSON", "", "3", "[]", "{}", '{"op":"sing","id":"1"}', '{"op":[],"id":"1"}'),
+        *('{"op":"chat","id":"1"}', '{"op":"info"}', '{"op":"info","id":"1","more":1}'),
+        *('{"op":"embed","id":"1","request":3}', "[" * 100_000),
+    ],
+    ids=lambda text: text[:24],
+)
+def test_what_is_no_call_is_refused(text: str) -> None:
+    with pytest.raises(InvalidField, match="no call") as refused:
+        decode_call(text)
+    assert refused.value.param == "call"

@@ -323,7 +323,7 @@ async def test_info_tells_limits_queue_and_values() -> None:
 async def test_what_is_no_call_is_an_error_frame() -> None:
     async with hosting() as host:
         lines = [line async for line in host.serve('{"op": "dance"}')]
-    assert len(lines) == 1 and '"engine_error"' in lines[0]
+    assert len(lines) == 1 and '"invalid_value"' in lines[0]
 
 
 async def test_callers_do_not_share_prefixes() -> None:

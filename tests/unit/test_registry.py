@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from plugin_packages import install, run
@@ -54,6 +55,13 @@ def test_duplicates_are_refused() -> None:
     Registry.remove_model("bloom")
     assert Registry.add_model("bloom")(Another) is Another
     assert Another.name == "bloom"
+
+
+@pytest.mark.parametrize("other", [3, str, LLMRunnable.get_runner])
+def test_what_is_no_family_is_refused(other: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"'mine'.*class YourFamily\(LLMRunnable\)"):
+        Registry.add_model("mine")(other)
+    assert "mine" not in Registry.names()
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a@b", "a=b", "cpu", "defaults"])
@@ -136,7 +144,7 @@ def test_families_of_other_packages(tmp_path: Path) -> None:
         ({"cold": "plug:Family"}, "raise RuntimeError('boom')", "plug:Family.*RuntimeError: boom"),
         ({"cold": "plug:Missing"}, "", "Missing"),
         ({"cold": "no_module:X"}, "", "no_module"),
-        ({"cold": "plug:Family"}, "Family = 3", "not an LLMRunnable"),
+        ({"cold": "plug:Family"}, "Family = 3", "no subclass of LLMRunnable"),
     ],
 )
 def test_a_broken_package_is_reported_when_it_is_asked_for(
