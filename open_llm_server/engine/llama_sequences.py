@@ -19,6 +19,10 @@ from .llama_native import brief, native
 
 _remove = brief("llama_memory_seq_rm")
 
+KEPT_BYTES = 256 * 1024 * 1024
+"""Room for states is kept up to this size, because fresh pages cost more than the copy; more than
+that would be missed elsewhere."""
+
 
 class Sequences:
     """One context's sequences. For the engine's thread."""
@@ -52,6 +56,7 @@ class Sequences:
             self.trim(copy.target, copy.length)
             if read == copy.target:
                 read = None
+        state.release()
 
     def gather(self, slots: Collection[int]) -> None:
         """Makes `slots` neighbours, moving as few tokens as it takes."""
@@ -80,6 +85,8 @@ class Sequences:
             else:
                 _remove(self._memory, target, -1, -1)
         self._of[one], self._of[two] = there, here
+        for state in self._states:
+            state.release()
 
 
 class _State:
@@ -93,7 +100,7 @@ class _State:
     def read(self, sequence: int) -> None:
         needed = native.llama_state_seq_get_size(self._context, sequence)
         if needed > len(self._bytes):
-            self._bytes = np.empty(needed, np.uint8)  # kept: fresh pages cost more than the copy
+            self._bytes = np.empty(needed, np.uint8)
         self._size = native.llama_state_seq_get_data(
             self._context, self._pointer(), len(self._bytes), sequence
         )
@@ -104,6 +111,11 @@ class _State:
             self._context, self._pointer(), self._size, sequence
         ):
             raise RuntimeError("llama.cpp cannot copy a sequence that fits")
+
+    def release(self) -> None:
+        """Gives a large room back."""
+        if len(self._bytes) > KEPT_BYTES:
+            self._bytes = np.empty(0, np.uint8)
 
     def _pointer(self) -> Any:
         return self._bytes.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
