@@ -95,6 +95,12 @@ def bentoml_serve(tmp_path: Path) -> Iterator[Serve]:
                     member.kill()
 
 
+def pytest_configure() -> None:
+    """A shell in the background has its children ignore SIGINT, and theirs, and so on."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_unconfigure() -> None:
     """llama-cpp-python opens /dev/null twice when it is imported, and never closes it."""
     if utils := sys.modules.get("llama_cpp._utils"):

@@ -222,9 +222,7 @@ def test_what_stops_the_supervisor(
 
 def test_ctrl_c_in_a_real_process(tmp_path: Path) -> None:
     script = (
-        "import signal, time\n"
-        # A shell that starts tests in the background has them ignore it, and it is inherited.
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "import time\n"
         "from open_llm_server import supervisor\n"
         "from open_llm_server.cli import main\n"
         "def run(_):\n"
