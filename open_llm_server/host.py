@@ -107,10 +107,7 @@ class Host:
         """Returns when an engine call has run for `limit_s`; all live requests have failed then."""
         await overdue(lambda: self._worker.step_age_s, limit_s)
         self._worker.give_up(
-            EngineError(
-                "the model's engine hung while it worked on this request; it is being replaced, "
-                "try again"
-            )
+            EngineError("the model's engine hung on this request or one beside it")
         )
 
     # -- one answer -----------------------------------------------------------------------

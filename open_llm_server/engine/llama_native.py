@@ -32,6 +32,8 @@ CELL_PADDING = 256
 DEFAULT_MEMORY_SHARE = 0.5
 """Share of the free memory that contexts may take when nobody said how long they shall be."""
 SHORTEST_DEFAULT = 512
+MOVING = 2
+"""Sequences whose tokens may be on the way to another place in memory, at most."""
 KEPT_ERRORS = 8
 _WARNING, _ERROR = 3, 4  # ggml_log_level
 _F32_FILE = 0  # llama_ftype
@@ -65,8 +67,8 @@ class NativeLog:
             return
         line = text.decode("utf-8", "replace").strip()
         if level == _ERROR:
-            self.errors.append(line)
-            log.warning("llama.cpp: %s", line)
+            self.errors.append(line)  # who asked tells; an aborted step is no fault
+            log.info("llama.cpp: %s", line)
         else:
             log.debug("llama.cpp: %s", line)
 
@@ -229,11 +231,13 @@ class Model:
                     sequences,
                 )
             return min(self.shape.context_length, longest)
-        needed = wanted * sequences * self.shape.cell_bytes
+        moving = MOVING if sequences > 1 else 0
+        needed = wanted * (sequences + moving) * self.shape.cell_bytes
         if needed > free:
             raise ConfigurationError(
-                f"{sequences} slots of {wanted} tokens need {needed / GIB:.1f} GiB, and "
-                f"{free / GIB:.1f} GiB are free; lower --context-length or --slots"
+                f"{sequences} slots of {wanted} tokens, and room to move them, need "
+                f"{needed / GIB:.1f} GiB, and {free / GIB:.1f} GiB are free; lower "
+                "--context-length or --slots"
             )
         if wanted > self.shape.context_length:
             log.warning(

@@ -250,13 +250,19 @@ class Scheduler:
             return None, 0
         return best, length
 
-    def _leader(self, job: Job, held: int) -> tuple[Job | None, int]:
-        """A running job that is about to evaluate more of this prompt than is held now."""
+    def _leader(self, job: Job, held: int, *, again: bool = False) -> tuple[Job | None, int]:
+        """A running job that is about to evaluate more of this prompt than is held now.
+
+        `again`: for a job whose leader left; it follows no follower, or two might wait for each
+        other.
+        """
         best: Job | None = None
         length = held + MIN_SHARED - 1
         if job.score_prompt or self._limits.whole_prompt:
             return None, 0
         for other in self._running:
+            if other is job or (again and other.leader):
+                continue
             if other.caller == job.caller and other.slot >= 0:
                 if len(self._slots[other.slot].tokens) >= len(other.prompt):
                     continue  # its prompt is done: counted as held
@@ -279,6 +285,9 @@ class Scheduler:
         if not alive:  # it left early; its slot may hold a part, or somebody else's tokens
             mine = source.caller == job.caller
             length = common_prefix(source.tokens, job.prompt, job.shared) if mine else 0
+            job.leader, job.shared = self._leader(job, length, again=True)
+            if job.leader:
+                return
         slot = self._slots[job.slot]
         if length >= len(slot.tokens) + MIN_SHARED:
             if slot.tokens:

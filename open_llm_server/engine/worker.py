@@ -381,12 +381,7 @@ class Worker:
         log.info("where it failed", exc_info=broken)
         with self._lock:
             self.crash = broken
-        self._let_go(
-            EngineError(
-                "the model's engine failed while it worked on this request; it is being "
-                "replaced, try again"
-            )
-        )
+        self._let_go(EngineError("the model's engine failed on this request or one beside it"))
         if self._on_crash:
             self._on_crash(broken)
 

@@ -207,6 +207,21 @@ def test_followers_go_on_without_a_leader_that_leaves() -> None:
     assert follower.cached > 0, "what the leader had evaluated is used"
 
 
+def test_followers_of_a_leader_that_left_find_another() -> None:
+    bench = Bench(slots=4)
+    head = "a prompt that takes several steps to be read; "
+    jobs = [make_job(head + name, caller="a") for name in "abcd"]
+    for job in jobs:
+        bench.scheduler.add(job)
+    bench.step()
+    bench.scheduler.finish(jobs[0])
+    bench.run()
+    evaluated = sum(len(row.tokens) for batch in bench.batches for row in batch.rows)
+    rest = sum(len(job.prompt) - len(head) + len(job.output) for job in jobs)
+    assert evaluated <= len(head) + BATCH + rest
+    assert all(job.output for job in jobs[1:])
+
+
 def test_a_pinned_prefix_serves_every_caller() -> None:
     bench = Bench(slots=3)
     head = list(b"the operator's own words ")
