@@ -20,7 +20,7 @@ from open_llm_server.engine.llama_cpp import LlamaCppEngine
 
 from .models import cached
 
-SPINS = ("default", "0", "1000", "10000", "30000")
+SPINS = ("default", "0", "1000", "4000", "10000")
 PROMPT = 24
 STEPS = {1: 60, 16: 12}
 """Sequences -> steps measured."""

@@ -25,7 +25,7 @@ _THREAD_VARIABLES = (
 # How long an OpenMP thread (llama.cpp, torch) looks for its next work before it sleeps. By default
 # it looks for milliseconds, which stops everything on cores that others want too; sleeping at once
 # costs up to a fifth of the speed on quiet ones. This lies between (python -m benchmarks.spins).
-SPINS = "10000"
+SPINS = "4000"
 
 
 def worker_env(plan: ModelPlan) -> dict[str, str]:
