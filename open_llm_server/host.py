@@ -107,7 +107,10 @@ class Host:
         """Returns when an engine call has run for `limit_s`; all live requests have failed then."""
         await overdue(lambda: self._worker.step_age_s, limit_s)
         self._worker.give_up(
-            EngineError("the model's engine hung on this request or one beside it")
+            EngineError(
+                "the model's engine hung on this request or one beside it, and is being replaced; "
+                "ask again once, and change the prompt if it fails again"
+            )
         )
 
     # -- one answer -----------------------------------------------------------------------

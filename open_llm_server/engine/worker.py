@@ -105,7 +105,7 @@ class Worker:
     def refuse_if_gone(self) -> None:
         """Raises what a request must hear that cannot be served any more."""
         if self.crash:
-            raise EngineError("the model's engine failed and is being replaced", retry_after=1.0)
+            raise EngineError("the model's engine is being replaced; try again", retry_after=1.0)
         if self._stopping:
             raise Draining("this model is being stopped; try again elsewhere or later")
 
@@ -381,7 +381,12 @@ class Worker:
         log.info("where it failed", exc_info=broken)
         with self._lock:
             self.crash = broken
-        self._let_go(EngineError("the model's engine failed on this request or one beside it"))
+        self._let_go(
+            EngineError(
+                "the model's engine failed on this request or one beside it, and is being "
+                "replaced; ask again once, and change the prompt if it fails again"
+            )
+        )
         if self._on_crash:
             self._on_crash(broken)
 

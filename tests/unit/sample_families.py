@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Literal
 
+import pytest
 from pydantic import Field
 
 from open_llm_server import LLMRunnable, Registry
@@ -38,3 +40,12 @@ def registered(*names: str, plain: tuple[str, ...] = ()) -> Iterator[None]:
     finally:
         for name in (*names, *plain):
             Registry.remove_model(name)
+
+
+@contextmanager
+def only_samples(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The families that most tests use, and none of the variables of whoever runs them."""
+    for name in [name for name in os.environ if name.startswith("OPEN_LLM_")]:
+        monkeypatch.delenv(name)
+    with registered("bloom", "flan-t5", plain=("plain",)):
+        yield

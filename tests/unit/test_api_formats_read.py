@@ -33,6 +33,7 @@ def test_native_chat_reads_every_sampling_value() -> None:
     ask = native.read_chat(body(prompt="Hello", stop_sequence="--", model="m", **values))
     assert ask.request == core.ChatRequest(
         messages=(core.Message(role="user", content="Hello"),),
+        # The values are of many types, and pydantic looks at each.
         sampling=core.Sampling(stop_sequence=("--",), **values),  # type: ignore[arg-type]
     )
     assert set(values) | {"stop_sequence"} == set(core.SAMPLING_FIELDS)

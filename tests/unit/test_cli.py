@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -16,7 +15,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 from plugin_packages import install, run
-from sample_families import registered
+from sample_families import only_samples
 
 from open_llm_server import __version__, supervisor
 from open_llm_server.cli import cli, main
@@ -30,9 +29,7 @@ FIELDS = [*facts_of(ModelConfig).values(), *facts_of(ServerConfig).values()]
 
 @pytest.fixture(autouse=True)
 def families(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in [name for name in os.environ if name.startswith("OPEN_LLM_")]:
-        monkeypatch.delenv(name)
-    with registered("bloom", "flan-t5", plain=("plain",)):
+    with only_samples(monkeypatch):
         yield
 
 

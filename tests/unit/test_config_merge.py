@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from merging import merged, one
-from sample_families import registered
+from sample_families import only_samples
 
 from open_llm_server.config.merge import resolve_model
 from open_llm_server.errors import ConfigurationError
@@ -22,9 +22,7 @@ from open_llm_server.errors import ConfigurationError
 
 @pytest.fixture(autouse=True)
 def families(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in [name for name in os.environ if name.startswith("OPEN_LLM_")]:
-        monkeypatch.delenv(name)
-    with registered("bloom", "flan-t5", plain=("plain",)):
+    with only_samples(monkeypatch):
         yield
 
 

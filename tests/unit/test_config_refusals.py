@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from merging import merged, one
-from sample_families import registered
+from sample_families import only_samples
 
 from open_llm_server.errors import ConfigurationError, OpenLLMError, WeightsError
 
 
 @pytest.fixture(autouse=True)
 def families(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in [name for name in os.environ if name.startswith("OPEN_LLM_")]:
-        monkeypatch.delenv(name)
-    with registered("bloom", "flan-t5", plain=("plain",)):
+    with only_samples(monkeypatch):
         yield
 
 

@@ -105,6 +105,17 @@ def test_slots_that_work_together_are_neighbours(weights: Path) -> None:
     engine.close()
 
 
+def test_a_large_room_is_given_back(
+    engine: LlamaCppEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = generate(engine, 1)
+    monkeypatch.setattr("open_llm_server.engine.llama_sequences.KEPT_BYTES", 0)
+    draw = Draw(prompt=PROMPT)
+    batch = Batch(copies=[Copy(0, 2, 5)], rows=[Row(2, PROMPT[5:], 5, draw)])
+    assert [outcome.token for outcome in engine.step(batch)] == expected
+    assert not any(len(state._bytes) for state in engine._sequences._states)
+
+
 def test_as_few_tokens_as_possible_move(weights: Path) -> None:
     engine = load(weights, slots=6)
     for slot, count in ((0, 100), (4, 10), (5, 50)):
@@ -154,7 +165,9 @@ def test_every_slot_holds_the_whole_context_at_once(weights: Path) -> None:
 # -- abort --------------------------------------------------------------------------------
 
 
-def test_abort_ends_a_running_step_and_leaves_no_trace(tmp_path: Path) -> None:
+def test_abort_ends_a_running_step_and_leaves_no_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = small(tmp_path, width=256, layers=8, feed_forward=1024, context_length=2048)
     engine = load(path, context_length=2048, slots=2, threads=1, batch_tokens=2048)
     draw = Draw(prompt=PROMPT)
@@ -168,7 +181,7 @@ def test_abort_ends_a_running_step_and_leaves_no_trace(tmp_path: Path) -> None:
         entered.set()
         native_decode(rows)
 
-    engine._decode = decode  # type: ignore[method-assign]
+    monkeypatch.setattr(engine, "_decode", decode)
     done = threading.Event()
 
     def keep_aborting() -> None:
@@ -185,7 +198,7 @@ def test_abort_ends_a_running_step_and_leaves_no_trace(tmp_path: Path) -> None:
         done.set()
         thread.join()
     # Both slots are as before: the same step, less the long row, gives what it would have.
-    engine._decode = native_decode  # type: ignore[method-assign]
+    monkeypatch.undo()
     row = Row(0, [first.token], len(PROMPT), draw)
     (second,) = engine.step(Batch(rows=[row, Row(1, [1, 300], 0)]))[:1]
     assert second.token == generate_alone(path, 2)[1]
