@@ -28,7 +28,13 @@ class Limits:
     """Length of an embedding; `None` where the model gives none."""
     pooling: str = "mean"
     whole_prompt: bool = False
-    """The prompt must be evaluated in one row (encoders)."""
+    """An encoder reads the prompt: all of it but its last token must be evaluated in one row, or be
+    reused whole; an answer is a text of its own, not the prompt's continuation."""
+    prompt_suffix: tuple[int, ...] = ()
+    """Tokens that end every prompt: for an encoder-decoder the encoder's end token and, last, the
+    token that its decoder begins with."""
+    generates: bool = True
+    """False: the model makes embeddings only."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,6 +60,8 @@ class Draw:
     Log-probabilities are those of the model, before temperature, penalties and cuts."""
     prompt: Sequence[int] = field(default=(), repr=False)
     """The prompt's tokens, for `repetition_penalty`."""
+    num_beams: int = 1
+    """Above 1: a beam search of this width instead of drawing (encoder-decoders)."""
 
 
 @dataclass(frozen=True, slots=True)
