@@ -18,6 +18,7 @@ from typing import Any
 import llama_cpp.llama_cpp as _binding
 
 from ..errors import ConfigurationError, WeightsError
+from .memory import fit_context, free_memory
 
 log = logging.getLogger(__name__)
 
@@ -26,12 +27,8 @@ native: Any = _binding
 _brief = ctypes.PyDLL(native._lib._name)
 _libc = ctypes.CDLL(None)
 
-GIB = 1024**3
 CELL_PADDING = 256
 """llama.cpp rounds the cells of a sequence up to a multiple of this."""
-DEFAULT_MEMORY_SHARE = 0.5
-"""Share of the free memory that contexts may take when nobody said how long they shall be."""
-SHORTEST_DEFAULT = 512
 MOVING = 2
 """Sequences whose tokens may be on the way to another place in memory, at most."""
 KEPT_ERRORS = 8
@@ -217,37 +214,16 @@ class Model:
 
     def fit_context(self, wanted: int | None, sequences: int) -> int:
         """Tokens for each of `sequences`: as `wanted`, else the model's own, if memory permits."""
-        free = free_memory()
-        if wanted is None:
-            room = int(free * DEFAULT_MEMORY_SHARE / max(1, self.shape.cell_bytes * sequences))
-            longest = max(SHORTEST_DEFAULT, room // CELL_PADDING * CELL_PADDING)
-            if longest < self.shape.context_length:
-                log.warning(
-                    "%s can hold %d tokens; %d fit into memory for each of %d slots "
-                    "(--context-length, --slots)",
-                    self.path.name,
-                    self.shape.context_length,
-                    longest,
-                    sequences,
-                )
-            return min(self.shape.context_length, longest)
-        moving = MOVING if sequences > 1 else 0
-        needed = wanted * (sequences + moving) * self.shape.cell_bytes
-        if needed > free:
-            raise ConfigurationError(
-                f"{sequences} slots of {wanted} tokens, and room to move them, need "
-                f"{needed / GIB:.1f} GiB, and {free / GIB:.1f} GiB are free; lower "
-                "--context-length or --slots"
-            )
-        if wanted > self.shape.context_length:
-            log.warning(
-                "%s was trained for %d tokens; what lies beyond them will make little sense "
-                "(--context-length %d)",
-                self.path.name,
-                self.shape.context_length,
-                wanted,
-            )
-        return wanted
+        return fit_context(
+            self.path.name,
+            wanted,
+            trained=self.shape.context_length,
+            sequences=sequences,
+            token_bytes=self.shape.cell_bytes,
+            free=free_memory(),
+            moving=MOVING if sequences > 1 else 0,
+            multiple=CELL_PADDING,
+        )
 
     def new_context(
         self,
@@ -292,19 +268,3 @@ class Model:
         if self.handle:
             native.llama_model_free(self.handle)  # its adapters with it
             self.handle = None
-
-
-def free_memory() -> int:
-    """Bytes that can be allocated on this machine, or within this container's limit."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:  # not Linux
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    known = {name: int(rest.split()[0]) * 1024 for name, rest in (x.split(":") for x in lines)}
-    free = known.get("MemAvailable", known["MemTotal"])
-    try:
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
-    except (OSError, ValueError):  # no container, or one without a limit ("max")
-        return free
-    return min(free, max(0, limit - used))

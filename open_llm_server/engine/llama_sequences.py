@@ -16,6 +16,7 @@ import numpy as np
 
 from .base import Copy
 from .llama_native import brief, native
+from .neighbours import exchanges
 
 _remove = brief("llama_memory_seq_rm")
 
@@ -60,19 +61,8 @@ class Sequences:
 
     def gather(self, slots: Collection[int]) -> None:
         """Makes `slots` neighbours, moving as few tokens as it takes."""
-        taken = {self._of[slot] for slot in slots}
-        if max(taken) - min(taken) + 1 == len(taken):
-            return
-        holder = {sequence: slot for slot, sequence in enumerate(self._of)}
-
-        def moved(start: int) -> int:
-            window = range(start, start + len(taken))
-            return sum(self.held[holder[place]] for place in taken.symmetric_difference(window))
-
-        start = min(range(len(self._of) - len(taken) + 1), key=moved)
-        window = set(range(start, start + len(taken)))
-        for outside, inside in zip(sorted(taken - window), sorted(window - taken), strict=True):
-            self._swap(holder[outside], holder[inside])
+        for one, two in exchanges(self._of, self.held, slots):
+            self._swap(one, two)
 
     def _swap(self, one: int, two: int) -> None:
         here, there = self._of[one], self._of[two]

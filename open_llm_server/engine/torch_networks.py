@@ -1,0 +1,184 @@
+"""Models with their caches: rows of a step in, hidden states out.
+
+Two of a kind: decoder-only models, and encoder-decoders. Everything that differs between them
+behind the engine lives here; neither knows tokens' texts nor how tokens are chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .base import Row
+from .torch_cache import Block, Rows
+from .torch_decoder import Decoder, Shape
+from .torch_ragged import Span, decoding_parts, order, pack
+from .torch_t5 import T5
+
+Check = Callable[[], None]
+
+
+class Network(Protocol):
+    """For the engine's thread, inside `torch.inference_mode`."""
+
+    @property
+    def rows(self) -> Rows: ...
+
+    @property
+    def shape(self) -> Shape: ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where final states and logits are."""
+        ...
+
+    def evaluate(self, rows: Sequence[Row], check: Check) -> tuple[Tensor, list[int]]:
+        """Final states of [tokens, hidden], and where in them each row's states begin.
+
+        Counts the tokens as held. What `check` raises ends the step; nothing counts then.
+        """
+        ...
+
+    def logits(self, states: Tensor) -> Tensor:
+        """[lines, vocabulary] in float32, of states of [lines, hidden]."""
+        ...
+
+    def pooled(self, tokens: Sequence[int], chunk: int, between: Check) -> Tensor:
+        """The mean of a text's states, [hidden], float32. Touches no row."""
+        ...
+
+
+class Causal:
+    """A decoder-only model and the keys and values of its slots."""
+
+    def __init__(self, model: Decoder, *, slots: int, capacity: int, dtype: torch.dtype) -> None:
+        """`capacity`: tokens that a slot can hold."""
+        self._model = model
+        self._capacity = capacity
+        self._dtype = dtype
+        self._device = model.layers[0].device
+        self.device = model.layers[-1].device
+        self.shape = model.shape
+        self._blocks = self._new_blocks(slots, capacity)
+        self.rows = Rows(slots, self._blocks)
+
+    def evaluate(self, rows: Sequence[Row], check: Check) -> tuple[Tensor, list[int]]:
+        _refuse_misfits(rows, self.rows, self._capacity)
+        self.rows.gather([row.slot for row in rows if len(row.tokens) == 1])
+        spans = [Span(self.rows.of(row.slot), row.start, row.tokens) for row in rows]
+        places = order(spans)
+        batch = pack(
+            [spans[place] for place in places],
+            self._capacity,
+            self._dtype,
+            self._device,
+            self._model.bias,
+        )
+        states = self._model.states(batch, self._blocks, check)
+        firsts = [0] * len(rows)
+        line = 0
+        for place in places:
+            firsts[place] = line
+            line += len(rows[place].tokens)
+        for row in rows:
+            self.rows.held[row.slot] = row.start + len(row.tokens)
+        return states, firsts
+
+    def logits(self, states: Tensor) -> Tensor:
+        return self._model.logits(states)
+
+    def pooled(self, tokens: Sequence[int], chunk: int, between: Check) -> Tensor:
+        blocks = self._new_blocks(1, len(tokens))
+        total = torch.zeros(self.shape.hidden)
+        for start in range(0, len(tokens), chunk):
+            if start:
+                between()
+            span = Span(0, start, tokens[start : start + chunk])
+            batch = pack([span], len(tokens), self._dtype, self._device, self._model.bias)
+            states = self._model.states(batch, blocks, lambda: None)
+            total += states.sum(dim=0, dtype=torch.float32).cpu()
+        return total / len(tokens)
+
+    def _new_blocks(self, rows: int, positions: int) -> list[Block]:
+        shape = self.shape
+        return [
+            Block(rows, positions, shape.kv_heads, shape.head_size, self._dtype, layer.device)
+            for layer in self._model.layers
+        ]
+
+
+class Encoded:
+    """An encoder-decoder and, for its slots, the keys and values of prompts and of answers.
+
+    A row that starts at 0 holds a whole prompt: what the encoder reads, then the token that the
+    decoder begins with. Every other row has one token of the decoder.
+    """
+
+    def __init__(self, model: T5, *, slots: int, capacity: int) -> None:
+        self._model = model
+        self._capacity = capacity
+        self.shape = model.shape
+        self.device = model.device
+        sizes = (model.shape.heads, model.shape.head_size, model.dtype, model.device)
+        self._own = [Block(slots, capacity, *sizes) for _ in model.decoder]
+        self._cross = [Block(slots, capacity, *sizes) for _ in model.crosses]
+        self.rows = Rows(slots, self._own, self._cross)
+
+    def evaluate(self, rows: Sequence[Row], check: Check) -> tuple[Tensor, list[int]]:
+        _refuse_misfits(rows, self.rows, self._capacity)
+        self.rows.gather([row.slot for row in rows])
+        encoded = [self.rows.encoded[row.slot] or len(row.tokens) - 1 for row in rows]
+        self._encode([row for row in rows if row.start == 0], check)
+        spans = [
+            Span(self.rows.of(row.slot), row.start + len(row.tokens) - 1 - length, row.tokens[-1:])
+            for row, length in zip(rows, encoded, strict=True)
+        ]
+        places = order(spans)
+        model = self._model
+        batch = pack(
+            [spans[place] for place in places],
+            self._capacity,
+            model.dtype,
+            model.device,
+            model.bias,
+        )
+        read = [(spans[place].row, encoded[place]) for place in places]
+        parts = decoding_parts(read, model.dtype, model.device)
+        states = model.states(batch, self._own, self._cross, parts, check)
+        for row, length in zip(rows, encoded, strict=True):
+            self.rows.encoded[row.slot] = length
+            self.rows.held[row.slot] = row.start + len(row.tokens)
+        firsts = [0] * len(rows)
+        for line, place in enumerate(places):
+            firsts[place] = line
+        return states, firsts
+
+    def logits(self, states: Tensor) -> Tensor:
+        return self._model.logits(states)
+
+    def pooled(self, tokens: Sequence[int], chunk: int, between: Check) -> Tensor:
+        return self._model.encode([tokens], between).mean(dim=0, dtype=torch.float32).cpu()
+
+    def _encode(self, rows: Sequence[Row], check: Check) -> None:
+        if not rows:
+            return
+        places: list[int] = []
+        for row in rows:
+            base = self.rows.of(row.slot) * self._capacity
+            places += range(base, base + len(row.tokens) - 1)
+        states = self._model.encode([row.tokens[:-1] for row in rows], check)
+        self._model.remember(states, torch.tensor(places, device=states.device), self._cross)
+
+
+def _refuse_misfits(rows: Sequence[Row], held: Rows, capacity: int) -> None:
+    for row in rows:
+        if row.start != held.held[row.slot] or not row.tokens:
+            raise ValueError(
+                f"slot {row.slot} holds {held.held[row.slot]} tokens; a row of "
+                f"{len(row.tokens)} cannot start at {row.start}"
+            )
+        if row.start + len(row.tokens) > capacity:
+            raise ValueError(f"slot {row.slot} holds at most {capacity} tokens")
