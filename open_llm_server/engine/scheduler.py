@@ -31,6 +31,8 @@ class _Slot:
     number: int
     tokens: list[int] = field(default_factory=list)
     """What the engine holds for this slot, by position."""
+    encoded: int = 0
+    """How many of these an encoder read: they are of use as a whole only."""
     caller: str = ""
     job: Job | None = None
     last_used: int = 0
@@ -225,6 +227,7 @@ class Scheduler:
             else:
                 length = 0
         slot.tokens = list(job.prompt[:length])
+        slot.encoded = len(job.prompt) - 1 if self._limits.whole_prompt else 0
         slot.job, slot.caller, slot.last_used = job, job.caller, self._clock
         job.slot, job.state, job.cached = slot.number, "running", length
         self.reused_tokens += length
@@ -237,11 +240,11 @@ class Scheduler:
         """
         best: _Slot | None = None
         length = 0
-        if job.score_prompt or self._limits.whole_prompt:
+        if job.score_prompt:
             return best, length
         for slot in self._slots:
             if slot.pinned or slot.caller == job.caller:
-                common = common_prefix(slot.tokens, job.prompt, len(job.prompt) - 1)
+                common = self._usable(slot.tokens, slot.encoded, job)
                 # Of equals an idle slot is better: nothing needs to be copied.
                 if common > length or (common == length and best and best.job and not slot.job):
                     best, length = slot, common
@@ -249,6 +252,14 @@ class Scheduler:
         if length < MIN_SHARED and not (best and best.pinned and length == len(best.tokens)):
             return None, 0
         return best, length
+
+    def _usable(self, tokens: Sequence[int], encoded: int, job: Job) -> int:
+        """How many of `tokens`, the first `encoded` of them read by an encoder, `job` can use."""
+        edge = len(job.prompt) - 1
+        if self._limits.whole_prompt and encoded != edge:
+            return 0
+        common = common_prefix(tokens, job.prompt, edge)
+        return common if common == edge or not self._limits.whole_prompt else 0
 
     def _leader(self, job: Job, held: int, *, again: bool = False) -> tuple[Job | None, int]:
         """A running job that is about to evaluate more of this prompt than is held now.
@@ -258,7 +269,7 @@ class Scheduler:
         """
         best: Job | None = None
         length = held + MIN_SHARED - 1
-        if job.score_prompt or self._limits.whole_prompt:
+        if job.score_prompt:
             return None, 0
         for other in self._running:
             if other is job or (again and other.leader):
@@ -266,7 +277,7 @@ class Scheduler:
             if other.caller == job.caller and other.slot >= 0:
                 if len(self._slots[other.slot].tokens) >= len(other.prompt):
                     continue  # its prompt is done: counted as held
-                common = common_prefix(other.prompt, job.prompt, len(job.prompt) - 1)
+                common = self._usable(other.prompt, len(other.prompt) - 1, job)
                 if common > length:
                     best, length = other, common
         return best, length if best else 0
@@ -284,7 +295,7 @@ class Scheduler:
         length = job.shared
         if not alive:  # it left early; its slot may hold a part, or somebody else's tokens
             mine = source.caller == job.caller
-            length = common_prefix(source.tokens, job.prompt, job.shared) if mine else 0
+            length = min(job.shared, self._usable(source.tokens, source.encoded, job)) if mine else 0
             job.leader, job.shared = self._leader(job, length, again=True)
             if job.leader:
                 return
@@ -331,7 +342,7 @@ class Scheduler:
     def _row(self, job: Job, count: int) -> Row:
         start = len(self._slots[job.slot].tokens)
         if self._limits.whole_prompt and not job.output:
-            count = len(job.prompt)
+            count = self._missing(job)
         complete = count == self._missing(job)
         targets: Sequence[int] = ()
         if job.score_prompt and not job.output:

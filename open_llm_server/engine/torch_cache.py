@@ -36,7 +36,7 @@ class Block:
         self._flat = self.content.view(rows * positions, 2, heads, head_size)
 
     def write(self, places: Tensor, values: Tensor) -> None:
-        """Puts `values`, [tokens, 2, heads, head size], at `places` (row · positions + position)."""
+        """Puts `values`, [tokens, 2, heads, size], at `places` (row · positions + position)."""
         self._flat.index_copy_(0, places, values)
 
     def keys(self, first: int, end: int, length: int) -> Tensor:

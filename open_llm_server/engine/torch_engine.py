@@ -20,7 +20,7 @@ from .torch_checkpoint import read_checkpoint
 from .torch_load import choose_dtype, load_model
 from .torch_memory import fit_context
 from .torch_networks import Causal, Encoded, Network
-from .torch_parts import Kind
+from .torch_parts import Kind, can_pack
 from .torch_sampling import Sampler, scores
 from .torch_t5 import t5
 from .torch_vocab import Vocabulary
@@ -68,7 +68,7 @@ class TorchEngine:
             )
         kind: Kind = "int8" if dtype == "int8" else "plain"
         number = torch.float32 if dtype == "int8" else choose_dtype(dtype, place)
-        if place == "cpu" and number == torch.bfloat16 and torch.backends.mkldnn.is_available():
+        if place == "cpu" and can_pack(number):
             kind = "packed"
         vocabulary = Vocabulary(checkpoint, end_texts=end_texts)
         with torch.inference_mode():

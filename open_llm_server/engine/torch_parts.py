@@ -123,6 +123,12 @@ class Int8Linear(Linear):
         return self._activate(y) if self._activate else y
 
 
+def can_pack(dtype: torch.dtype) -> bool:
+    """Whether `PackedLinear` is the better layer on this CPU. In float32 it is slower for one
+    token, which is the usual case where bfloat16 is not to be had."""
+    return dtype == torch.bfloat16 and bool(_mkldnn._is_mkldnn_bf16_supported())
+
+
 Kind = Literal["plain", "packed", "int8"]
 _KINDS: dict[Kind, type[Linear]] = {"plain": Linear, "packed": PackedLinear, "int8": Int8Linear}
 
@@ -142,7 +148,11 @@ def layer_norm(module: Any) -> Apply:
     bias = getattr(module, "bias", None)
     bias = None if bias is None else bias.detach()
     shape, eps = weight.shape, float(module.eps)
-    return lambda x: torch.layer_norm(x, shape, weight, bias, eps)
+
+    def apply(x: Tensor) -> Tensor:
+        return torch.layer_norm(x, shape, weight, bias, eps)
+
+    return apply
 
 
 def rms_norm(module: Any) -> Apply:

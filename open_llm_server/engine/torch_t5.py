@@ -73,7 +73,7 @@ class T5:
             check()
             qkv = layer.qkv(layer.before(x)).view(len(x), 3, heads, size)
             outputs = []
-            for part, mask in zip(qkv.split(lengths), masks, strict=True):
+            for part, mask in zip(torch.split(qkv, lengths), masks, strict=True):
                 queries, keys, values = part.permute(1, 2, 0, 3).unsqueeze(1)
                 result = F.scaled_dot_product_attention(queries, keys, values, mask, scale=1.0)
                 outputs.append(result.squeeze(0).transpose(0, 1).reshape(-1, heads * size))
@@ -207,7 +207,8 @@ def _bias(attention: Any) -> Callable[[Tensor], Tensor]:
 
     def bias(distances: Tensor) -> Tensor:
         # Beyond the longest distance every bucket is the last one.
-        return table[:, distances.clamp(-longest, longest) + longest].transpose(0, 1)
+        places = distances.clamp(-longest, longest) + longest
+        return table[:, places].transpose(0, 1)
 
     return bias
 
