@@ -12,10 +12,10 @@ import sys
 import time
 from pathlib import Path
 
-from . import batching, front, report, serve
+from . import batching, front, report, serve, torch_gpu, torch_serve
 from .models import BUILD, cached
 
-PARTS = ("serve", "front", "batching")
+PARTS = ("serve", "front", "batching", "torch")
 
 
 def main() -> int:
@@ -24,12 +24,17 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--rounds", type=int, default=3, help="of the interleaved measurements")
     parser.add_argument("--json", type=Path, default=BUILD / "results.json")
+    parser.add_argument("--gpu", action="store_true", help="part torch on a GPU instead")
     chosen = parser.parse_args()
     # A stopped run ends the servers that it started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     parts = chosen.parts or PARTS
     if unknown := set(parts) - set(PARTS):
         parser.error(f"there is no part {', '.join(sorted(unknown))}; there are {PARTS}")
+    if chosen.gpu:
+        if chosen.parts != ["torch"]:
+            parser.error("--gpu is for part torch alone")
+        torch_gpu.need_gpu()
     peer = os.environ.get("LLAMA_SERVER")
     if peer is None and "serve" in parts:
         print("LLAMA_SERVER names no llama-server: it is left out", file=sys.stderr)
@@ -41,6 +46,10 @@ def main() -> int:
         rows += front.run()
     if "batching" in parts:
         rows += batching.run(chosen.threads)
+    if "torch" in parts and chosen.gpu:
+        rows += torch_gpu.run(threads=chosen.threads, rounds=chosen.rounds)
+    elif "torch" in parts:
+        rows += torch_serve.run(threads=chosen.threads, rounds=chosen.rounds)
     about["seconds"] = round(time.monotonic() - started)
     report.save(chosen.json, rows, about)
     print(report.show(rows, about))

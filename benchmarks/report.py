@@ -106,9 +106,12 @@ def save(path: Path, rows: Sequence[Row], about: dict[str, Any]) -> None:
 
 
 def _llama_cpp() -> str:
-    from importlib.metadata import version
+    from importlib.metadata import PackageNotFoundError, version
 
-    return version("llama-cpp-python")
+    try:
+        return version("llama-cpp-python")
+    except PackageNotFoundError:
+        return "absent"
 
 
 def _commit() -> str:

@@ -31,6 +31,8 @@ class Server:
     name: str
     port: int
     model: str = MODEL
+    pid: int = 0
+    """The process that was started; others may be below it."""
 
 
 def free_port() -> int:
@@ -45,8 +47,8 @@ def ours(models: str, options: Sequence[str], *, model: str = MODEL) -> Iterator
     """Our server, through its command line."""
     port = free_port()
     command = [sys.executable, "-m", "open_llm_server", "start", models, "--port", str(port)]
-    with _started("open-llm-server", [*command, *options], port, "/readyz"):
-        yield Server("open-llm-server", port, model)
+    with started("open-llm-server", [*command, *options], port, "/readyz") as pid:
+        yield Server("open-llm-server", port, model, pid)
 
 
 @contextmanager
@@ -63,7 +65,7 @@ def llama_server(binary: str, path: Path, threads: int) -> Iterator[Server]:
     command = [binary, "-m", str(path), "--alias", MODEL, "--port", str(port), "--no-webui"]
     command += ["-np", str(SLOTS), "-c", str(SLOTS * CONTEXT)]
     command += ["-t", str(threads), "-tb", str(threads)]
-    with _started("llama-server", command, port, "/health"):
+    with started("llama-server", command, port, "/health"):
         yield Server("llama-server", port)
 
 
@@ -74,7 +76,7 @@ def llama_cpp_server(path: Path, threads: int) -> Iterator[Server]:
     command = [sys.executable, "-m", "llama_cpp.server", "--model", str(path)]
     command += ["--model_alias", MODEL, "--port", str(port), "--interrupt_requests", "false"]
     command += ["--n_ctx", str(CONTEXT), "--n_threads", str(threads), "--verbose", "false"]
-    with _started(
+    with started(
         "llama_cpp.server", command, port, "/v1/models", {"PYTHONPATH": str(peer_packages())}
     ):
         yield Server("llama_cpp.server", port)
@@ -92,9 +94,14 @@ def peer_packages() -> Path:
 
 
 @contextmanager
-def _started(
+def started(
     name: str, command: Sequence[str], port: int, ready: str, extra: Mapping[str, str] | None = None
-) -> Iterator[None]:
+) -> Iterator[int]:
+    """Runs `command` until the block ends, with `extra` in its environment; gives its process id
+    once path `ready` of `port` answers. What it says goes to a file of its `name`.
+
+    Raises RuntimeError if it does not become ready.
+    """
     BUILD.mkdir(exist_ok=True)
     log = BUILD / f"{name}.log"
     with log.open("wb") as output:
@@ -107,7 +114,7 @@ def _started(
         )
     try:
         _wait(process, f"http://127.0.0.1:{port}{ready}", name, log)
-        yield
+        yield process.pid
     finally:
         process.terminate()
         try:

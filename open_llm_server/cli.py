@@ -1,4 +1,4 @@
-"""The command line: `start`, `config`, `models`. Words in, words out; the work is elsewhere.
+"""The command line: words in, words out; the work is elsewhere.
 
 Imports click alone until a command runs, so that `--help` is there at once.
 """
@@ -69,11 +69,18 @@ def _models() -> click.Command:
     )
 
 
+def _perplexity() -> click.Command:
+    from . import cli_perplexity
+
+    return cli_perplexity.command(_COMMANDS["perplexity"][0], _resolve)
+
+
 # Name -> (line in the help, what makes the command). A command is made when it is asked for.
 _COMMANDS: dict[str, tuple[str, Callable[[], click.Command]]] = {
     "start": ("Serve models over HTTP.", _start),
     "config": ("Print every value and where it comes from.", _config),
     "models": ("List the models that can be started by name.", _models),
+    "perplexity": ("Measure how well a model foretells a text.", _perplexity),
 }
 
 

@@ -51,6 +51,14 @@ Seed = Annotated[
     int,
     Field(ge=-(2**63), le=2**63 - 1, description="The same seed draws the same text again."),
 ]
+NumBeams = Annotated[
+    int,
+    Field(
+        ge=1,
+        le=16,
+        description="Width of a beam search instead of drawing; encoder-decoder models only.",
+    ),
+]
 TokenIds = Annotated[
     tuple[Annotated[int, Field(ge=0, le=2**31 - 1)], ...], Field(min_length=1, max_length=1_000_000)
 ]
@@ -82,6 +90,7 @@ class Sampling(Noun):
     presence_penalty: PresencePenalty | None = None
     repetition_penalty: RepetitionPenalty | None = None
     seed: Seed | None = None
+    num_beams: NumBeams | None = None
 
 
 SAMPLING_FIELDS: tuple[str, ...] = tuple(Sampling.model_fields)

@@ -1,4 +1,4 @@
-"""One loaded model answering calls: text to tokens, tokens to the worker, updates to frames.
+"""One loaded model answering calls: prompts to the worker, updates to frames.
 
 Lives in the model's own process, on its event loop. Knows nothing of BentoML, sockets or HTTP.
 """
@@ -8,19 +8,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
-from .core import ChatRequest, CompletionRequest, EmbedRequest, InfoRequest, Message, Usage
+from .core import ChatRequest, CompletionRequest, EmbedRequest, InfoRequest, Usage
 from .engine.base import Engine
-from .engine.prompts import PromptFormat, Segment
+from .engine.prompts import PromptFormat
 from .engine.ticket import Ticket, Vectors
 from .engine.watchdog import overdue
 from .engine.worker import Worker
-from .errors import ContextLengthExceeded, EngineError, InvalidField, NotSupported, OpenLLMError
+from .errors import EngineError, NotSupported, OpenLLMError
 from .frames import (
     Alive,
     Call,
@@ -34,10 +33,10 @@ from .frames import (
     encode,
 )
 from .framing import Echoes, timings_of, to_frames, usage_of
-from .generation import Prompt, Settings, tasks_for
+from .generation import Settings, check_beams, tasks_for
+from .prompting import Prompting
 
 log = logging.getLogger(__name__)
-Made = TypeVar("Made")
 
 ALIVE_EVERY_S = 5.0
 """The API gives a silent model up after several of these."""
@@ -71,11 +70,11 @@ class Host:
     ) -> None:
         self._engine = engine
         self._worker = worker
-        self._prompts = prompts
         self._settings = settings
         self._identity = identity
-        # Tokenisers are native code: off the loop, but two at a time are enough.
-        self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="tokenize")
+        self._prompting = Prompting(
+            engine=engine, prompt_format=prompts, preprompt=settings.prompt, model=identity.name
+        )
         self._started_at = time.monotonic()
 
     async def serve(self, call: str) -> AsyncGenerator[str, None]:
@@ -99,9 +98,9 @@ class Host:
 
     async def close(self) -> None:
         # Tokenisers read the model's vocabulary: they end before the engine frees it.
-        await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
+        await self._prompting.stop()
         await asyncio.to_thread(self._worker.stop)
-        await self._prompts.close()
+        await self._prompting.close()
 
     async def hung(self, limit_s: float) -> None:
         """Returns when an engine call has run for `limit_s`; all live requests have failed then."""
@@ -127,13 +126,22 @@ class Host:
     async def _generate(
         self, call: Call, request: ChatRequest | CompletionRequest
     ) -> AsyncGenerator[Frame, None]:
+        self._refuse_unfit(request)
+        settings = self._settings.override(request.sampling)
+        check_beams(
+            settings,
+            self._engine.limits,
+            slots=self._worker.running,
+            choices=request.n,
+            logprobs=request.logprobs,
+        )
         deadline = self._deadline(call)
         echo, stop, places = False, self._identity.stop, request.n
         if isinstance(request, CompletionRequest):
             echo, stop, places = request.echo, (), request.n * len(request.prompts)
         self._worker.refuse_if_gone()
         self._worker.admission.check(places)
-        preparing = asyncio.ensure_future(self._prepare(request))
+        preparing = asyncio.ensure_future(self._prompting.prompts(request))
         self._worker.coming += 1
         try:
             # Templates and tokenisers of others may go first: say that somebody is there.
@@ -143,7 +151,6 @@ class Host:
             preparing.cancel()
             self._worker.coming -= 1
         prompts = preparing.result()
-        settings = self._settings.override(request.sampling)
         scored = echo and request.logprobs is not None
         tasks = tasks_for(
             prompts,
@@ -153,6 +160,7 @@ class Host:
             logprobs=request.logprobs,
             score_prompt=scored,
             context_length=self._engine.limits.context_length,
+            whole_prompt=self._engine.limits.whole_prompt,
             caller=call.caller,
             deadline=deadline,
         )
@@ -167,6 +175,23 @@ class Host:
                 usage=usage_of(prompts, ticket, request.n),
                 timings=timings_of(ticket),
                 configuration=settings.echo(),
+            )
+
+    def _refuse_unfit(self, request: ChatRequest | CompletionRequest) -> None:
+        """What this model cannot do, whatever the rest of the request says."""
+        limits, name = self._engine.limits, self._identity.name
+        if not limits.generates:
+            raise NotSupported(
+                f"model '{name}' makes embeddings only; send it texts at /embed or "
+                "/v1/embeddings, or name a model that generates",
+                param="model",
+            )
+        echo = isinstance(request, CompletionRequest) and request.echo
+        if limits.whole_prompt and echo and request.logprobs is not None:
+            raise NotSupported(
+                f"model '{name}' reads prompts with an encoder, which gives their tokens no "
+                "log-probabilities; ask for echo or for logprobs, not for both",
+                param="echo",
             )
 
     async def _frames(
@@ -189,15 +214,8 @@ class Host:
         deadline = self._deadline(call)
         self._worker.refuse_if_gone()
         self._worker.admission.check(1)
-        inputs: list[Sequence[int]] = []
-        for index, text in enumerate(request.inputs):
-            tokens = await self._tokens(text, f"input.{index}")
-            if not tokens:
-                raise InvalidField("an input to embed must not be empty", param=f"input.{index}")
-            self._check_length(len(tokens), limits.context_length, f"input.{index}")
-            inputs.append(tokens)
+        inputs, count = await self._prompting.inputs(request)
         ticket = Ticket(caller=call.caller, inputs=inputs, deadline=deadline)
-        count = sum(map(len, inputs))
         async with _Running(self._worker, ticket):
             yield Start(count)
             async with aclosing(ticket.updates(alive_every_s=ALIVE_EVERY_S)) as arriving:
@@ -224,6 +242,7 @@ class Host:
                 "card": identity.card,
                 "source": identity.source,
                 "engine": identity.engine,
+                "generates": limits.generates,
                 "uptime_s": round(time.monotonic() - self._started_at, 3),
                 "limits": {
                     "context_length": limits.context_length,
@@ -239,88 +258,6 @@ class Host:
                 **identity.facts,
             }
         )
-
-    # -- prompts --------------------------------------------------------------------------
-
-    async def _chat_prompt(self, request: ChatRequest) -> Prompt:
-        messages = with_preprompt(request.messages, self._settings.prompt)
-        segments = await self._prompts.render(messages)
-        try:
-            tokens = await self._in_thread(lambda: chat_tokens(self._engine, segments))
-        except ContextLengthExceeded as error:
-            error.param = "messages"
-            raise
-        return self._prompt("", tokens, "messages")
-
-    async def _prepare(self, request: ChatRequest | CompletionRequest) -> list[Prompt]:
-        if isinstance(request, ChatRequest):
-            return [await self._chat_prompt(request)]
-        return [
-            await self._text_prompt(prompt, index, apart=request.echo)
-            for index, prompt in enumerate(request.prompts)
-        ]
-
-    async def _text_prompt(self, prompt: str | Sequence[int], index: int, *, apart: bool) -> Prompt:
-        """The operator's pre-prompt and the caller's text; `apart`: with a border in tokens."""
-        param, head = f"prompt.{index}", self._settings.prompt
-        text = prompt if isinstance(prompt, str) else None
-        if not head:
-            return self._prompt(text, await self._tokens(prompt, param), param)
-        if isinstance(prompt, str) and not apart:
-            return self._prompt(text, await self._tokens(head + prompt, param), param)
-        first = await self._tokens(head, param)
-        rest = await self._tokens(prompt, param, begin=False)
-        return self._prompt(text, [*first, *rest], param, skip=len(first))
-
-    def _prompt(self, text: str | None, tokens: list[int], param: str, *, skip: int = 0) -> Prompt:
-        if not tokens:
-            raise InvalidField(
-                "the prompt is empty, and this model has no begin token to start from; "
-                "send some text",
-                param=param,
-            )
-        # One place must be left for the first new token.
-        self._check_length(len(tokens), self._engine.limits.context_length - 1, param)
-        return Prompt(text=text, tokens=tokens, skip=skip)
-
-    async def _tokens(
-        self, prompt: str | Sequence[int], param: str, *, begin: bool = True
-    ) -> list[int]:
-        if isinstance(prompt, str):
-            try:
-                return await self._in_thread(
-                    lambda: self._engine.tokenize(prompt, begin=begin, control=False)
-                )
-            except ContextLengthExceeded as error:
-                error.param = param
-                raise
-            except ValueError as unfit:
-                raise InvalidField(
-                    f"this text cannot be turned into tokens: {unfit}", param=param
-                ) from unfit
-        vocabulary = self._engine.limits.vocabulary
-        for place, token in enumerate(prompt):
-            if token >= vocabulary:
-                raise InvalidField(
-                    f"token id {token} is outside of this model's vocabulary of {vocabulary}",
-                    param=f"{param}.{place}",
-                )
-        return list(prompt)
-
-    def _check_length(self, count: int, room: int, param: str) -> None:
-        if count > room:
-            context_length = self._engine.limits.context_length
-            raise ContextLengthExceeded(
-                f"the prompt is {count} tokens long and model '{self._identity.name}' holds "
-                f"{context_length}, answer included; shorten it, or start the server with a "
-                "larger --context-length",
-                param=param,
-                n_prompt_tokens=count,
-                n_ctx=context_length,
-            )
-
-    async def _in_thread(self, make: Callable[[], Made]) -> Made:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, make)
 
     @staticmethod
     def _deadline(call: Call) -> float | None:
@@ -340,24 +277,3 @@ class _Running:
     async def __aexit__(self, *_: object) -> None:
         if self._ticket.finished_at is None:
             self._worker.cancel(self._ticket)
-
-
-def with_preprompt(messages: Sequence[Message], preprompt: str | None) -> list[Message]:
-    """The operator's pre-prompt comes first, ahead of the caller's own system message."""
-    if not preprompt:
-        return list(messages)
-    head, *rest = messages
-    if head.role == "system":
-        return [Message(role="system", content=f"{preprompt}\n\n{head.content}"), *rest]
-    return [Message(role="system", content=preprompt), *messages]
-
-
-def chat_tokens(engine: Engine, segments: Sequence[Segment]) -> list[int]:
-    """Tokens of a rendered conversation, begin token once."""
-    tokens: list[int] = []
-    for index, segment in enumerate(segments):
-        tokens += engine.tokenize(segment.text, begin=index == 0, control=segment.control)
-    # Templates that spell out the begin token meet tokenisers that add it.
-    if len(tokens) > 1 and tokens[0] == tokens[1] and not engine.piece(tokens[0]):
-        del tokens[0]
-    return tokens

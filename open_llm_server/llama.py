@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .registry import Registry
@@ -17,6 +18,14 @@ class Llama(LLMRunnable):
     """GGUF files on llama.cpp, in the chat format that the file or the card brings."""
 
     engine = "llama.cpp"
+
+    @classmethod
+    def check_weights(cls, plan: ModelPlan) -> None:
+        from .engine.gguf import read_header
+
+        read_header(weights_path(plan))
+        for adapter in plan.config.get("lora", ()):
+            read_header(Path(adapter), adapter=True)
 
     @classmethod
     def open_engine(cls, plan: ModelPlan, config: Any, *, pinned_slots: int) -> Engine:

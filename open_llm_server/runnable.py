@@ -12,12 +12,13 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .config.cards import Card, cards
 from .config.schema import ModelConfig
+from .config.weights import WeightsKind
 from .core import Message
 from .errors import (
     ConfigurationError,
@@ -56,7 +57,7 @@ class LLMRunnable:
     """As on the command line; set by `Registry.add_model`."""
     engine: ClassVar[str]
     """What computes, for people: `llama.cpp`, `torch`, …"""
-    weights: ClassVar[Literal["gguf", "folder", "none"]] = "gguf"
+    weights: ClassVar[WeightsKind] = "gguf"
     """What a source must hold: one GGUF file, a checkpoint's folder, or nothing at all."""
     Config: ClassVar[type[ModelConfig]] = ModelConfig
     """The settings of the family, with its own fields added."""
@@ -71,6 +72,28 @@ class LLMRunnable:
         from .runner import get_runner
 
         return get_runner(cls.name, model, **config)
+
+    @classmethod
+    def engine_of(cls, config: Mapping[str, Any]) -> str:
+        """What computes under these settings, where a family has a choice."""
+        return cls.engine
+
+    @classmethod
+    def weights_of(cls, config: Mapping[str, Any]) -> WeightsKind:
+        """What a source must hold under these settings."""
+        return cls.weights
+
+    @classmethod
+    def source_of(cls, config: Mapping[str, Any], card: Card | None) -> str | None:
+        """SOURCE of the weights where the person names none."""
+        return card.source if card else None
+
+    @classmethod
+    def check_weights(cls, plan: ModelPlan) -> None:
+        """Raises StartError for weights that cannot be loaded, before any process starts.
+
+        Looks at headers and small files, and imports no engine's library.
+        """
 
     @classmethod
     def open_engine(cls, plan: ModelPlan, config: Any, *, pinned_slots: int) -> Engine:
@@ -105,7 +128,7 @@ class LLMRunnable:
                 family=cls.name,
                 card=plan.card,
                 source=plan.source.label if plan.source else "built in",
-                engine=cls.engine,
+                engine=cls.engine_of(plan.config),
                 stop=(*stop, *(card.stop if card else ())),
                 facts={"device": plan.device, "threads": plan.threads},
             ),
@@ -115,12 +138,14 @@ class LLMRunnable:
     async def _prompt_format(
         cls, engine: Engine, card: Card | None
     ) -> tuple[PromptFormat, tuple[str, ...]]:
-        """The card's format, else the one inside the weights, else the family's plain one.
+        """The card's format, else that of the weights, else the card's or family's plain one.
 
         With the texts that end an answer in this format.
         """
-        from .engine.prompts import TemplateFormat, TurnsFormat
+        from .engine.prompts import NoFormat, TemplateFormat, TurnsFormat
 
+        if not engine.limits.generates:
+            return NoFormat(), ()
         turns = card.turns if card else None
         if turns is None and engine.chat_template:
             template = await TemplateFormat.load(
@@ -130,8 +155,8 @@ class LLMRunnable:
                 control_texts=engine.control_texts,
             )
             return template, ()
-        if turns is None and (family := cards().get(cls.name)):
-            turns = family.fallback
+        for known in (card, cards().get(cls.name)):
+            turns = turns or (known.fallback if known else None)
         if turns is not None:
             return TurnsFormat(turns, engine.control_texts), turns.stop
         raise ConfigurationError(
@@ -143,11 +168,15 @@ class LLMRunnable:
 async def _preprompt_tokens(
     engine: Engine, prompts: PromptFormat, preprompt: str | None
 ) -> list[list[int]]:
-    """What every prompt begins with, in chats and in plain completions."""
-    if not preprompt:
+    """What every prompt begins with, in chats and in plain completions; nothing for an encoder,
+    to which a part of a prompt means nothing.
+
+    Raises ConfigurationError where the pre-prompt leaves no room for anything else.
+    """
+    if not (preprompt and engine.limits.generates):
         return []
     from .engine.job import common_prefix
-    from .host import chat_tokens, with_preprompt
+    from .prompting import chat_tokens, with_preprompt
 
     rendered = [
         await prompts.render(with_preprompt([Message(role="user", content=text)], preprompt))
@@ -168,7 +197,7 @@ async def _preprompt_tokens(
     else:
         longest = max(map(len, pins), default=0)
         if longest < room:
-            return pins
+            return [] if engine.limits.whole_prompt else pins
     raise ConfigurationError(
         f"the pre-prompt (--prompt) is at least {longest} tokens long and the model holds "
         f"{room + 1}; shorten it or set a larger --context-length"

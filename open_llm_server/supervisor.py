@@ -220,17 +220,11 @@ class Supervisor:
 
 
 def check_weights(models: Sequence[ModelPlan]) -> None:
-    """Raises WeightsError for files that are not what they must be, before any process starts."""
+    """Raises StartError for weights that cannot be loaded, before any process starts."""
     from .registry import load_family
-    from .runnable import weights_path
 
     for plan in models:
-        if load_family(plan).engine == "llama.cpp":
-            from .engine.gguf import read_header
-
-            read_header(weights_path(plan))
-            for adapter in plan.config.get("lora", ()):
-                read_header(Path(adapter), adapter=True)
+        load_family(plan).check_weights(plan)
 
 
 def _check_tls(resolved: Resolved) -> None:

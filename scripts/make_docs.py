@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-COMMANDS = ((), ("start",), ("config",), ("models",))
+COMMANDS = ((), ("start",), ("config",), ("models",), ("perplexity",))
 
 CLI = """# The command line
 

@@ -37,9 +37,10 @@ MAY_KNOW: dict[str, set[str]] = {
     "link.py": WORDS,
     "config/": {"config", "core", "errors", "registry"},
     "engine/": {"engine", "core", "errors", "frames"},
-    "generation.py": {"core", "engine"},
+    "generation.py": {"core", "errors", "engine"},
     "framing.py": {"core", "engine", "frames", "generation"},
-    "host.py": {*WORDS, "engine", "framing", "generation"},
+    "prompting.py": {"core", "errors", "engine", "generation"},
+    "host.py": {*WORDS, "engine", "framing", "generation", "prompting"},
 }
 """Which parts of this package a part may import. Those not listed are doors: they know all."""
 ENVIRONMENT = {"config/", "child", "supervisor", "serving.py", "service.py", "engine/template_"}

@@ -42,6 +42,7 @@ class Generation(Wire):
     presence_penalty: core.PresencePenalty | None = None
     repetition_penalty: core.RepetitionPenalty | None = None
     seed: core.Seed | None = None
+    num_beams: core.NumBeams | None = None
     stream: bool | None = Field(default=None, description="Answer with server-sent events.")
 
 

@@ -35,6 +35,7 @@ class OpenAIBody(Wire):
     top_k: core.TopK | None = None
     min_p: core.MinP | None = None
     repetition_penalty: core.RepetitionPenalty | None = None
+    num_beams: core.NumBeams | None = None
     frequency_penalty: core.FrequencyPenalty | None = None
     presence_penalty: core.PresencePenalty | None = None
     max_tokens: core.MaxTokens | None = None

@@ -63,9 +63,12 @@ class Card(BaseModel):
     turns: Turns | None = None
     """`None`: the template inside the weights."""
     fallback: Turns | None = None
-    """For weights without a template of their own, where `turns` is `None`."""
+    """For weights without a template of their own, where `turns` is `None`; where it is too, that
+    of the family's card."""
     stop: tuple[str, ...] = ()
     """Texts that end an answer in this format, whatever the caller asks for."""
+    end_tokens: tuple[str, ...] = ()
+    """Spellings of control tokens that end an answer, beside the ones that the weights name."""
     defaults: dict[str, Any] = Field(default_factory=dict)
     """Values of `ModelConfig` fields that suit this model."""
 

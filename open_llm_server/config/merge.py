@@ -240,7 +240,7 @@ def _draft(
         _card_layer(card, fields),
     )
     merged = merge_layers(config, layers)
-    source = find_weights(spec, Registry.get(family), card, base)
+    source = find_weights(spec, Registry.get(family), card, base, merged.values)
     return _Draft(spec, family, card, source, merged)
 
 

@@ -122,12 +122,14 @@ def source_options() -> list[click.Option]:
 
 def family_options(names: Iterable[str]) -> list[click.Option]:
     """Options of the fields that families `names` have beyond everybody's."""
-    options: dict[str, click.Option] = {}
+    found: dict[str, FieldFacts] = {}
+    owners: dict[str, list[str]] = {}
     for name in names:
         for field, facts in facts_of(Registry.get(name).Config).items():
-            if field not in ModelConfig.model_fields and field not in options:
-                options[field] = FieldOption(facts, f"Family {name}")
-    return list(options.values())
+            if field not in ModelConfig.model_fields:
+                found.setdefault(field, facts)
+                owners.setdefault(field, []).append(name)
+    return [FieldOption(facts, _families(owners[field])) for field, facts in found.items()]
 
 
 def given_flags(ctx: click.Context) -> dict[str, Any]:
@@ -160,6 +162,10 @@ def shorten(record: tuple[str, str] | None) -> tuple[str, str] | None:
 
 def _options(facts: Iterable[FieldFacts], section: str) -> list[click.Option]:
     return [FieldOption(each, section) for each in facts]
+
+
+def _families(names: Sequence[str]) -> str:
+    return f"Family {names[0]}" if len(names) == 1 else f"Families {', '.join(names)}"
 
 
 def _spellings(facts: FieldFacts, *, boolean: bool) -> list[str]:

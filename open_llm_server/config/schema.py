@@ -73,6 +73,7 @@ class Generation(Settings):
     seed: core.Seed | None = Field(
         default=None, description="The same seed draws the same text again; none: a new one each."
     )
+    num_beams: core.NumBeams = 1
     prompt: Annotated[str, Field(max_length=1_000_000)] | None = Field(
         default=None,
         description="Put before every conversation (callers see it): a text, or a text file.",

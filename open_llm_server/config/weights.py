@@ -6,7 +6,9 @@ Looks at names and folders only; what is inside a file is the engine's business.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Literal, Protocol
 
 from ..errors import ConfigurationError, WeightsError
 from .cards import Card
@@ -16,25 +18,42 @@ from .models import ModelSpec, Source, local_path
 _PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 _SHOWN = 5
 
+WeightsKind = Literal["gguf", "folder", "none"]
+"""One GGUF file, a checkpoint's folder, or nothing at all."""
 
-def find_weights(spec: ModelSpec, family: type, card: Card | None, base: Path) -> Source | None:
+
+class TakesWeights(Protocol):
+    """What a family says of its weights (`runnable.LLMRunnable`), under the model's settings."""
+
+    def weights_of(self, config: Mapping[str, Any]) -> WeightsKind: ...
+    def source_of(self, config: Mapping[str, Any], card: Card | None) -> str | None: ...
+
+
+def find_weights(
+    spec: ModelSpec,
+    family: TakesWeights,
+    card: Card | None,
+    base: Path,
+    config: Mapping[str, Any],
+) -> Source | None:
     """The source with an absolute path that exists; `None` for a family without weights.
 
     Raises WeightsError where the weights are not on this machine, ConfigurationError where it is
     not clear which file is meant.
     """
-    kind = getattr(family, "weights", "none" if getattr(family, "engine", "") == "fake" else "gguf")
+    kind = family.weights_of(config)
     if kind == "none":
         if spec.source:
             raise ConfigurationError(
                 f"{spec}: family {spec.family} takes no weights; leave '@…' out"
             )
         return None
-    source = spec.source or (Source.parse(card.source) if card and card.source else None)
+    own = family.source_of(config, card)
+    source = spec.source or (Source.parse(own) if own else None)
     if source is None:
-        raise WeightsError(_where_to_get(spec, card))
+        raise WeightsError(_where_to_get(spec, card, kind))
     if source.kind == "hub":
-        raise WeightsError(_not_here(spec, source, base))
+        raise WeightsError(_not_here(spec, source, base, kind))
     if source.kind == "builtin":
         if not local_path(source).exists():
             raise WeightsError(f"{spec.name}: {local_path(source)} is not there; install again")
@@ -42,13 +61,15 @@ def find_weights(spec: ModelSpec, family: type, card: Card | None, base: Path) -
     return _local(spec, source, base, kind)
 
 
-def _local(spec: ModelSpec, source: Source, base: Path, kind: str) -> Source:
+def _local(spec: ModelSpec, source: Source, base: Path, kind: WeightsKind) -> Source:
     path = absolute(source.location, base)
     if not path.exists():
         raise WeightsError(
             f"{spec.name}: there is no file or folder {source.location!r} in {base}"
             f"{_about_colon(source.location, base)}"
         )
+    if kind == "folder":
+        return _checkpoint(spec, source, path)
     if path.is_file():
         if source.file:
             raise ConfigurationError(f"{spec}: {path} is a file; '#{source.file}' needs a folder")
@@ -56,8 +77,22 @@ def _local(spec: ModelSpec, source: Source, base: Path, kind: str) -> Source:
     if source.file:
         if not (path / source.file).is_file():
             raise WeightsError(f"{spec.name}: there is no file {source.file!r} in {path}")
-    elif kind == "gguf":
+    else:
         source = source.model_copy(update={"file": _only_gguf(spec, path)})
+    return source.model_copy(update={"location": str(path)})
+
+
+def _checkpoint(spec: ModelSpec, source: Source, path: Path) -> Source:
+    if path.is_file():
+        other = "; GGUF files go with family llama" if path.suffix == ".gguf" else ""
+        raise WeightsError(
+            f"{spec.name}: {path} is a file, and this model is read from a checkpoint's folder "
+            f"(config.json, *.safetensors, tokenizer.json): {spec.family}@/path/to/folder{other}"
+        )
+    if source.file:
+        raise ConfigurationError(
+            f"{spec}: a checkpoint is its whole folder; leave '#{source.file}' out"
+        )
     return source.model_copy(update={"location": str(path)})
 
 
@@ -73,11 +108,18 @@ def _only_gguf(spec: ModelSpec, folder: Path) -> str:
             f"{spec.name}: {folder} holds {len(whole)} models ({shown}"
             f"{', …' if len(whole) > _SHOWN else ''}); name one: {spec.family}@{folder}#FILE.gguf"
         )
-    raise WeightsError(f"{spec.name}: there is no *.gguf file in {folder}")
+    other = (
+        "; it is a checkpoint, which goes with a family on torch (see `open-llm-server models`)"
+        if (folder / "config.json").is_file()
+        else ""
+    )
+    raise WeightsError(f"{spec.name}: there is no *.gguf file in {folder}{other}")
 
 
-def _where_to_get(spec: ModelSpec, card: Card | None) -> str:
-    how = f"name the file of its weights: start {spec.family}@PATH.gguf"
+def _where_to_get(spec: ModelSpec, card: Card | None, kind: WeightsKind) -> str:
+    what = "file of its weights" if kind == "gguf" else "folder of its checkpoint"
+    path = "PATH.gguf" if kind == "gguf" else "/path/to/folder"
+    how = f"name the {what}: start {spec.family}@{path}"
     advice = f" {card.download}" if card and card.download else ""
     return f"{spec.name}: which weights? {how}.{advice}"
 
@@ -89,7 +131,7 @@ def _about_colon(location: str, base: Path) -> str:
     return f"; ':{tail}' was taken for part of the path, only hub ids have revisions: leave it out"
 
 
-def _not_here(spec: ModelSpec, source: Source, base: Path) -> str:
+def _not_here(spec: ModelSpec, source: Source, base: Path, kind: WeightsKind) -> str:
     folder = absolute(source.location, base)
     if folder.exists():
         return (
@@ -103,7 +145,8 @@ def _not_here(spec: ModelSpec, source: Source, base: Path) -> str:
         )
     revision = f" at revision {source.revision}" if source.revision else ""
     what = f"{source.file} of {source.location}" if source.file else source.location
-    file = f"./{source.file}" if source.file else "PATH"
+    anywhere = "PATH" if kind == "gguf" else "/path/to/folder"
+    file = f"./{source.file}" if source.file else anywhere
     return (
         f"{spec.name}: its weights are not on this machine, and this release does not fetch them; "
         f"download {what}{revision} from the Hugging Face hub, then start {spec.family}@{file}"

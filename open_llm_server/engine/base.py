@@ -59,9 +59,20 @@ class Draw:
 
     Log-probabilities are those of the model, before temperature, penalties and cuts."""
     prompt: Sequence[int] = field(default=(), repr=False)
-    """The prompt's tokens, for `repetition_penalty`."""
+    """What `repetition_penalty` counts beside the answer: the prompt's tokens, but for an
+    encoder-decoder its decoder's first token alone."""
     num_beams: int = 1
     """Above 1: a beam search of this width instead of drawing (encoder-decoders)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """A beam search over several slots; the row's own is the first of them."""
+
+    slots: Sequence[int]
+    best: int
+    """How many hypotheses are wanted, likeliest first."""
+    max_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +88,9 @@ class Row:
     """Score these too: `targets[i]` follows `tokens[i]`. May be one shorter than `tokens`."""
     top: int = 0
     """How many alternatives to report with each scored target."""
+    search: Search | None = None
+    """A beam search instead of `draw`'s choice. Its first row brings the prompt, the following
+    ones have no tokens: the engine knows the beams'."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +127,27 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """An answer that a beam search found."""
+
+    tokens: tuple[int, ...]
+    """New tokens only; with the end token, if that ended it."""
+    score: float
+    """Summed log-probability (after penalties) / length ** length penalty."""
+    ended: bool
+    """True: by an end token, its last; False: at the greatest length."""
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a row brought: the chosen token if it had a `draw`, scores if it had `targets`."""
+    """What a row brought: the chosen token if it had a `draw`, scores if it had `targets`, the
+    best hypotheses when its `search` is over."""
 
     slot: int
     token: int | None = None
     score: Score | None = None
     targets: Sequence[Score] = field(default=())
+    found: Sequence[Hypothesis] = ()
 
 
 class Aborted(Exception):

@@ -22,9 +22,15 @@ class Job:
     """Reading of the caller's clock after which the job is dropped."""
     score_prompt: bool = False
     """Report the log-probability of every prompt token (so no prefix of it is reused)."""
+    search: Job | None = None
+    """The job whose beam search finds this one's answer too: its next best."""
 
     state: Literal["new", "waiting", "running", "done"] = "new"
     slot: int = -1
+    slots: list[int] = field(default_factory=list)
+    """All slots of a beam search, `slot` first; empty where nothing is searched."""
+    others: list[Job] = field(default_factory=list)
+    """The jobs whose `search` this one is."""
     output: list[int] = field(default_factory=list, repr=False)
     cached: int = 0
     """Prompt tokens that were found evaluated."""

@@ -57,6 +57,16 @@ class PromptFormat(Protocol):
         ...
 
 
+class NoFormat:
+    """For models that only embed: nobody converses with them."""
+
+    async def render(self, messages: Sequence[Message]) -> list[Segment]:
+        raise NotSupported("this model makes embeddings only; name one that chats", param="model")
+
+    async def close(self) -> None:
+        """Nothing to free."""
+
+
 class TurnTexts(Protocol):
     """The texts of each turn (`config.cards.Turns`): `{content}` stands for the message's."""
 

@@ -14,8 +14,9 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from .base import Batch, Copy, Limits, Outcome, Row, Score
+from .base import Batch, Copy, Hypothesis, Limits, Outcome, Row, Score, Search
 from .job import Event, Finished, Generated, Job, Scored, common_prefix
+from .shares import shares
 
 OUTPUT_WEIGHT = 2.0
 """An answer's token costs its caller as much as this many of a prompt's (the paper's choice)."""
@@ -72,6 +73,9 @@ class Scheduler:
     def add(self, job: Job) -> None:
         """Puts `job` at the end of its caller's queue."""
         job.state = "waiting"
+        if job.search:
+            job.search.others.append(job)
+            return
         if job.caller not in self._waiting:
             # A caller that comes back has no claim on the time it was away.
             floor = min((self._served[caller] for caller in self._active()), default=0.0)
@@ -87,16 +91,19 @@ class Scheduler:
 
     def finish(self, job: Job) -> None:
         """Ends `job` wherever it is; its slot is free for the next plan."""
-        if job.state == "waiting":
+        if job.state == "waiting" and not job.search:
             queue = self._waiting[job.caller]
             queue.remove(job)
             if not queue:
                 del self._waiting[job.caller]
         elif job.state == "running":
             self._running.remove(job)
-            slot = self._slots[job.slot]
-            slot.job = None
-            slot.last_used = self._clock
+            for slot in [self._slots[number] for number in job.slots or [job.slot]]:
+                slot.job = None
+                slot.last_used = self._clock
+                if job.slots:  # what beams wrote is nobody's; the prompt may be asked again
+                    slot.tokens = slot.tokens[: slot.encoded]
+                    self._trims.append((slot.number, len(slot.tokens)))
         job.state = "done"
         if not self._running and not self._waiting:
             self._served.clear()
@@ -144,18 +151,19 @@ class Scheduler:
         for follower in self._running:
             if follower.leader:
                 self._follow(follower, trims, copies)
-        while len(self._running) < self._running_limit:
+        while self._taken < self._running_limit:
             # Trims go before copies, so what is copied from must not be given away as well.
             sources = {copy.source for copy in copies}
             idle = [slot for slot in self._slots if slot.idle and slot.number not in sources]
-            if not idle or not (job := self._next()):
+            room = min(len(idle), self._running_limit - self._taken)
+            if not (job := self._next(room)):
                 break
             self._admit(job, idle, trims, copies)
         return Batch(trims, copies, self._rows())
 
     def undo(self, batch: Batch) -> None:
         """The rows of `batch` do not count: what they left in their slots goes away."""
-        self._trims = [(row.slot, row.start) for row in batch.rows]
+        self._trims += [(row.slot, row.start) for row in batch.rows if row.tokens]
 
     def commit(self, batch: Batch, outcomes: Sequence[Outcome]) -> list[Event]:
         """Takes in what `batch` brought, in its order."""
@@ -171,9 +179,13 @@ class Scheduler:
             if outcome.token is not None:
                 self._charge(job.caller, OUTPUT_WEIGHT)
                 events.extend(self._generated(job, outcome.token, outcome.score))
+            elif row.search:
+                self._charge(job.caller, OUTPUT_WEIGHT * len(job.slots))
+                if outcome.found:
+                    events.extend(self._found(job, outcome.found))
             elif job.max_tokens == 0 and len(slot.tokens) == len(job.prompt):
                 self.finish(job)
-                events.append(Finished(job, "length"))
+                events.extend(Finished(one, "length") for one in (job, *job.others))
         return events
 
     # -- parts ----------------------------------------------------------------------------
@@ -187,18 +199,37 @@ class Scheduler:
             self.finish(job)
             yield Finished(job, "stop" if end else "length")
 
+    def _found(self, job: Job, found: Sequence[Hypothesis]) -> Iterator[Event]:
+        """A beam search is over: each of its jobs gets a hypothesis."""
+        self.finish(job)
+        for one, hypothesis in zip((job, *job.others), found, strict=True):
+            for place, token in enumerate(hypothesis.tokens, 1):
+                one.output.append(token)
+                end = hypothesis.ended and place == len(hypothesis.tokens)
+                yield Generated(one, token, None, end)
+            yield Finished(one, "stop" if hypothesis.ended else "length")
+
+    @property
+    def _taken(self) -> int:
+        return sum(max(1, len(job.slots)) for job in self._running)
+
     def _active(self) -> set[str]:
         return {job.caller for job in self._running} | set(self._waiting)
 
     def _charge(self, caller: str, tokens: float) -> None:
         self._served[caller] = self._served.get(caller, 0.0) + tokens
 
-    def _next(self) -> Job | None:
-        """Takes the next job out of the queues."""
+    def _next(self, room: int) -> Job | None:
+        """Takes the next job out of the queues, if it is content with `room` slots.
+
+        Nobody overtakes a beam search that waits for more: it would wait for ever.
+        """
         if not self._waiting:
             return None
         caller = min(self._waiting, key=self._served.__getitem__)
         queue = self._waiting[caller]
+        if queue[0].draw.num_beams > room:
+            return None
         job = queue.popleft()
         if not queue:
             del self._waiting[caller]
@@ -211,7 +242,8 @@ class Scheduler:
         """Gives `job` one of `idle`, with as much of its prompt in it as is held anywhere."""
         best, length = self._held_prefix(job)
         job.leader, job.shared = self._leader(job, length)
-        if best in idle and 2 * length >= len(best.tokens):
+        beams = job.draw.num_beams
+        if best in idle and (2 * length >= len(best.tokens) or beams > 1):
             slot = best  # a conversation that goes on: it stays where it is
         else:
             # The contents that are missed least: none at all, then the longest unused.
@@ -232,6 +264,18 @@ class Scheduler:
         job.slot, job.state, job.cached = slot.number, "running", length
         self.reused_tokens += length
         self._running.append(job)
+        if beams > 1:
+            self._spread(job, [other for other in idle if other is not slot], trims)
+
+    def _spread(self, job: Job, idle: list[_Slot], trims: list[tuple[int, int]]) -> None:
+        """Gives a beam search the slots of its other beams."""
+        idle.sort(key=lambda slot: (bool(slot.tokens), slot.last_used))
+        for slot in idle[: job.draw.num_beams - 1]:
+            if slot.tokens:
+                trims.append((slot.number, 0))
+            slot.tokens, slot.encoded, slot.job, slot.caller = [], 0, job, job.caller
+        job.slots = [slot.number for slot in self._slots if slot.job is job]
+        job.slots.sort(key=lambda number: number != job.slot)
 
     def _held_prefix(self, job: Job) -> tuple[_Slot | None, int]:
         """The slot that holds the most of the beginning of this prompt, for this caller.
@@ -295,7 +339,9 @@ class Scheduler:
         length = job.shared
         if not alive:  # it left early; its slot may hold a part, or somebody else's tokens
             mine = source.caller == job.caller
-            length = min(job.shared, self._usable(source.tokens, source.encoded, job)) if mine else 0
+            length = (
+                min(job.shared, self._usable(source.tokens, source.encoded, job)) if mine else 0
+            )
             job.leader, job.shared = self._leader(job, length, again=True)
             if job.leader:
                 return
@@ -311,30 +357,18 @@ class Scheduler:
     def _rows(self) -> list[Row]:
         ready = [job for job in self._running if job.leader is None]
         decoding = [job for job in ready if self._missing(job) == 1 and job.output]
-        prefilling = [job for job in ready if not job.output]
+        searching = [job for job in ready if not self._missing(job)]
+        prefilling = [job for job in ready if not job.output and self._missing(job)]
         rows = [self._row(job, 1) for job in decoding[: self._limits.batch_tokens]]
+        rows += [self._row(job, 0) for job in searching]
         budget = self._limits.batch_tokens - len(rows)
+        budget -= sum(len(job.slots) - 1 for job in searching)
         if rows:
             # Where more wait for their first token than for their next, theirs is the time.
             crowd = 2 * len(prefilling) / (len(prefilling) + len(rows))
             budget = min(budget, int(self._prefill_tokens * max(1.0, crowd)))
-        if not prefilling or budget <= 0:
-            return rows
-        # The oldest prompt gets half, the shortest of the others the rest: a long prompt
-        # moves on, and nobody waits behind it for a short one.
-        oldest, *others = prefilling
-        share = budget if not others else max(1, budget // 2)
-        first = min(self._missing(oldest), share)
-        budget -= first
-        taken: dict[Job, int] = {oldest: first}
-        for job in sorted(others, key=self._missing):
-            if budget <= 0:
-                break
-            taken[job] = min(self._missing(job), budget)
-            budget -= taken[job]
-        if budget > 0:
-            taken[oldest] = min(self._missing(oldest), taken[oldest] + budget)
-        return rows + [self._row(job, count) for job, count in taken.items()]
+        taken = shares([self._missing(job) for job in prefilling], budget)
+        return rows + [self._row(prefilling[place], count) for place, count in taken.items()]
 
     def _missing(self, job: Job) -> int:
         return len(job) - len(self._slots[job.slot].tokens)
@@ -344,6 +378,9 @@ class Scheduler:
         if self._limits.whole_prompt and not job.output:
             count = self._missing(job)
         complete = count == self._missing(job)
+        search = None
+        if job.slots and job.max_tokens > 0:
+            search = Search(job.slots, 1 + len(job.others), job.max_tokens)
         targets: Sequence[int] = ()
         if job.score_prompt and not job.output:
             targets = job.prompt[start + 1 : start + count + 1]
@@ -354,4 +391,5 @@ class Scheduler:
             draw=job.draw if complete and job.max_tokens > 0 else None,
             targets=targets,
             top=job.draw.logprobs or 0,
+            search=search,
         )

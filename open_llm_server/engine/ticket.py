@@ -7,14 +7,14 @@ encoding.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..core import FinishReason
 from ..errors import OpenLLMError
 from ..frames import TokenScore
-from .job import Job
+from .job import Generated, Job
 
 if TYPE_CHECKING:
     from .base import Engine, Score
@@ -30,6 +30,8 @@ class Task:
     text: TextAssembler
     unsent: int = 0
     """New tokens whose text has not gone out yet."""
+    begun: bool = False
+    """A token with a text has been spelled (kept where a model answers with `whole_prompt`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,11 +146,26 @@ class Ticket:
         self._nudge = self._loop.call_later(alive_every_s, self._nudged, alive_every_s)
 
 
-def token_score(score: Score, engine: Engine) -> TokenScore:
-    """An engine's score with the texts of its tokens."""
+def token_score(score: Score, piece: Callable[[int], bytes]) -> TokenScore:
+    """An engine's score with the texts of its tokens, as `piece` spells them."""
     return TokenScore(
         id=score.token,
-        raw=engine.piece(score.token),
+        raw=piece(score.token),
         logprob=score.logprob,
-        top=tuple(TokenScore(token, engine.piece(token), logprob) for token, logprob in score.top),
+        top=tuple(TokenScore(token, piece(token), logprob) for token, logprob in score.top),
     )
+
+
+def spelled(task: Task, event: Generated, engine: Engine) -> tuple[bytes, TokenScore | None]:
+    """The bytes that a new token adds to its answer, and its score in the same spelling.
+
+    An answer that continues no prompt begins without the space that tokenisers put before words.
+    """
+    piece = engine.piece
+    if engine.limits.whole_prompt and not task.begun:
+        task.begun = bool(piece(event.token))
+
+        def piece(token: int) -> bytes:
+            return engine.piece(token).lstrip(b" ")
+
+    return piece(event.token), token_score(event.score, piece) if event.score else None

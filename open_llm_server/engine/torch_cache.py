@@ -56,7 +56,7 @@ class Block:
 
     def permute(self, rows: Sequence[int], parents: Sequence[int], length: int) -> None:
         """Row `rows[i]` takes what row `parents[i]` holds now."""
-        if length:
+        if rows and length:
             self.content[list(rows), :length] = self.content[list(parents), :length]
 
 
@@ -103,6 +103,17 @@ class Rows:
             for blocks, length in self._lengths(copy.target):
                 for block in blocks:
                     block.copy(source, target, length)
+
+    def permute(self, slots: Sequence[int], parents: Sequence[int]) -> None:
+        """Each of `slots` takes the answer that the slot of its parent holds; `parents` are places
+        in `slots`. They share one prompt, which stays where it is."""
+        rows = [self._of[slot] for slot in slots]
+        length = self.held[slots[0]] - self.encoded[slots[0]]
+        changed = [place for place, parent in enumerate(parents) if place != parent]
+        for block in self._own:
+            block.permute(
+                [rows[place] for place in changed], [rows[parents[i]] for i in changed], length
+            )
 
     def gather(self, slots: Collection[int]) -> None:
         """Makes the rows of `slots` neighbours, moving as few tokens as it takes."""

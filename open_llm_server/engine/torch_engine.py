@@ -6,15 +6,17 @@ in the `torch_*` neighbours; only they and this file know torch.
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..errors import ConfigurationError
-from .base import Aborted, Batch, Limits, Outcome, Row, Score
+from .base import Aborted, Batch, Limits, Outcome, Row, RowError, Score
+from .suffix import ended, input_suffix
 from .torch_architectures import decoder
 from .torch_checkpoint import read_checkpoint
 from .torch_load import choose_dtype, load_model
@@ -22,6 +24,7 @@ from .torch_memory import fit_context
 from .torch_networks import Causal, Encoded, Network
 from .torch_parts import Kind, can_pack
 from .torch_sampling import Sampler, scores
+from .torch_searches import Searches
 from .torch_t5 import t5
 from .torch_vocab import Vocabulary
 
@@ -61,49 +64,37 @@ class TorchEngine:
         checkpoint = read_checkpoint(path, model_types=model_types)
         torch.set_num_threads(threads)
         place = _place(device, gpus)
-        if dtype == "int8" and place != "cpu":
-            raise ConfigurationError(
-                f"dtype int8 is for CPUs and this model is on {device}; choose bfloat16 there",
-                param="dtype",
-            )
-        kind: Kind = "int8" if dtype == "int8" else "plain"
-        number = torch.float32 if dtype == "int8" else choose_dtype(dtype, place)
-        if place == "cpu" and can_pack(number):
-            kind = "packed"
+        number, kind = _precision(dtype, place)
         vocabulary = Vocabulary(checkpoint, end_texts=end_texts)
+        sequences = slots + pinned_slots
         with torch.inference_mode():
             model = load_model(checkpoint, dtype=number, device=place, lora=lora, gpus=gpus)
-            sequences = slots + pinned_slots
             length = fit_context(model.config, context_length, sequences, number, place)
             network: Network
-            if model.config.model_type == "t5":
+            suffix: tuple[int, ...] = ()
+            if model.config.is_encoder_decoder:
+                suffix = (*vocabulary.suffix, int(model.config.decoder_start_token_id))
                 network = Encoded(t5(model, kind), slots=sequences, capacity=length)
             else:
-                network = Causal(
-                    decoder(model, kind, length), slots=sequences, capacity=length, dtype=number
-                )
-        suffix: tuple[int, ...] = ()
-        if isinstance(network, Encoded):
-            suffix = (*vocabulary.suffix, int(model.config.decoder_start_token_id))
-        return cls(
-            network,
-            vocabulary,
-            Limits(
-                context_length=length,
-                slots=sequences,
-                batch_tokens=max(batch_tokens, sequences),
-                vocabulary=network.shape.vocabulary,
-                end_tokens=vocabulary.end_tokens,
-                embedding_size=network.shape.hidden,
-                whole_prompt=isinstance(network, Encoded),
-                prompt_suffix=suffix,
-            ),
+                frame = decoder(model, kind, length)
+                network = Causal(frame, slots=sequences, capacity=length, dtype=number)
+        limits = Limits(
+            context_length=length,
+            slots=sequences,
+            batch_tokens=max(batch_tokens, sequences),
+            vocabulary=network.shape.vocabulary,
+            end_tokens=vocabulary.end_tokens,
+            embedding_size=network.shape.hidden,
+            whole_prompt=bool(suffix),
+            prompt_suffix=suffix,
         )
+        return cls(network, vocabulary, limits)
 
     def __init__(self, network: Network, vocabulary: Vocabulary, limits: Limits) -> None:
         self._network = network
         self._vocabulary = vocabulary
         self._limits = limits
+        self._searches = Searches(limits, network.rows)
         self._sampler = Sampler(limits.slots, limits.vocabulary, network.device)
         self._stepping = threading.Lock()
         self._in_step = False
@@ -151,12 +142,18 @@ class TorchEngine:
             held.copy(batch.copies)
             if not batch.rows:
                 return []
-            states, firsts = self._evaluate(batch.rows)
-            drawn = self._draw(batch.rows, states, firsts)
-            return [
-                Outcome(row.slot, *drawn[place], targets=self._score(row, states, first))
-                for place, (row, first) in enumerate(zip(batch.rows, firsts, strict=True))
-            ]
+            rows = self._searches.expand(batch.rows)
+            states, firsts = self._evaluate(rows)
+            begins = {row.slot: first for row, first in zip(rows, firsts, strict=True)}
+            logits, lines = self._logits(rows, states, begins)
+            found = self._searches.advance(batch.rows, logits, lines)
+            drawn = self._draw(batch.rows, logits, lines)
+            outcomes = []
+            for row in batch.rows:
+                token, score = drawn.get(row.slot, (None, None))
+                targets = self._score(row, states, begins[row.slot]) if row.targets else ()
+                outcomes.append(Outcome(row.slot, token, score, targets, found.get(row.slot, ())))
+            return outcomes
 
     def forget(self, slot: int) -> None:
         self._network.rows.trim(slot, 0)
@@ -169,7 +166,7 @@ class TorchEngine:
         for tokens in inputs:
             if vectors:
                 between()
-            text = [*tokens, *self._vocabulary.suffix]
+            text = ended(tokens, input_suffix(self._limits))
             with torch.inference_mode():
                 mean = self._network.pooled(text, self._limits.batch_tokens, between)
                 vectors.append(torch.nn.functional.normalize(mean, dim=0).tolist())
@@ -193,22 +190,29 @@ class TorchEngine:
         if self._aborting:
             raise Aborted
 
+    def _logits(
+        self, rows: Sequence[Row], states: Tensor, begins: Mapping[int, int]
+    ) -> tuple[Tensor, dict[int, int]]:
+        """After the last token of each row that chooses, and each slot's line in them."""
+        choosing = [row for row in rows if row.draw is not None]
+        wanted = [begins[row.slot] + self._lines(row) - 1 for row in choosing]
+        lines = {row.slot: line for line, row in enumerate(choosing)}
+        if wanted != list(range(len(states))):
+            states = states[torch.tensor(wanted, dtype=torch.long, device=states.device)]
+        return self._network.logits(states) if wanted else states, lines
+
     def _draw(
-        self, rows: Sequence[Row], states: Tensor, firsts: Sequence[int]
-    ) -> list[tuple[int | None, Score | None]]:
-        drawn: list[tuple[int | None, Score | None]] = [(None, None)] * len(rows)
-        places = [place for place, row in enumerate(rows) if row.draw is not None]
-        if not places:
-            return drawn
-        lines = [firsts[place] + self._lines(rows[place]) - 1 for place in places]
-        if lines != list(range(len(states))):
-            states = states[torch.tensor(lines, device=states.device)]
-        draws = [draw for row in rows if (draw := row.draw) is not None]
-        slots = [rows[place].slot for place in places]
-        chosen = self._sampler.choose(self._network.logits(states), slots, draws)
-        for place, choice in zip(places, chosen, strict=True):
-            drawn[place] = choice
-        return drawn
+        self, rows: Sequence[Row], logits: Tensor, lines: Mapping[int, int]
+    ) -> dict[int, tuple[int, Score | None]]:
+        """The chosen token of each slot that draws one."""
+        slots = [row.slot for row in rows if row.draw and not row.search]
+        if not slots:
+            return {}
+        draws = [draw for row in rows if (draw := row.draw) and not row.search]
+        wanted = [lines[slot] for slot in slots]
+        if wanted != list(range(len(logits))):
+            logits = logits[torch.tensor(wanted, device=logits.device)]
+        return dict(zip(slots, self._sampler.choose(logits, slots, draws), strict=True))
 
     def _lines(self, row: Row) -> int:
         """States that a row has: an encoder's tokens have none."""
@@ -220,7 +224,22 @@ class TorchEngine:
             targets = row.targets[start : start + SCORED_LINES]
             lines = states[first + start : first + start + len(targets)]
             found += scores(self._network.logits(lines), targets, row.top)
+        if any(math.isnan(score.logprob) for score in found):
+            raise RowError(row.slot, "the model's output is not a number")
         return found
+
+
+def _precision(dtype: str, place: str) -> tuple[torch.dtype, Kind]:
+    """What a configuration's dtype means on this device: numbers, and kind of linear layers."""
+    if dtype == "int8":
+        if place != "cpu":
+            raise ConfigurationError(
+                "dtype int8 is for CPUs and this model is on a GPU; choose bfloat16 there",
+                param="dtype",
+            )
+        return torch.float32, "int8"
+    number = choose_dtype(dtype, place)
+    return number, "packed" if place == "cpu" and can_pack(number) else "plain"
 
 
 def _place(device: str, gpus: int) -> str:

@@ -24,9 +24,9 @@ def fit_context(
         size = getattr(config, "head_dim", None) or config.hidden_size // heads
         token = 2 * size * (getattr(config, "num_key_value_heads", None) or heads)
         layers = config.num_hidden_layers
-        trained = int(
-            getattr(config, "max_position_embeddings", None) or getattr(config, "seq_length", 2048)
-        )
+        own = getattr(config, "max_position_embeddings", None)
+        # BLOOM's linear bias has no longest position; published models were trained with 2048.
+        trained = int(own or getattr(config, "seq_length", None) or 2048)
     name = getattr(config, "name_or_path", "").rstrip("/").rpartition("/")[2] or config.model_type
     return memory.fit_context(
         name,

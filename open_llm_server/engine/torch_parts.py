@@ -6,6 +6,7 @@ Each is a plain callable on tensors: a step of a small model takes a few millise
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -114,7 +115,11 @@ class Int8Linear(Linear):
         scales = (wide.abs().amax(dim=1) / 127).clamp_(min=1e-12)
         levels = (wide / scales[:, None]).round_().clamp_(-127, 127).to(torch.int8)
         zeros = torch.zeros(len(scales), dtype=torch.long)
-        quantised = torch._make_per_channel_quantized_tensor(levels, scales.double(), zeros, 0)
+        with warnings.catch_warnings():
+            # torch means to replace its quantised tensors; their packed products have no successor
+            # yet that is as fast.
+            warnings.simplefilter("ignore", UserWarning)
+            quantised = torch._make_per_channel_quantized_tensor(levels, scales.double(), zeros, 0)
         packed = _quantized.linear_prepack(quantised, None if bias is None else bias.float())
         super().__init__(packed, None, activation)
 
@@ -163,9 +168,10 @@ def rms_norm(module: Any) -> Apply:
 
     def apply(x: Tensor) -> Tensor:
         # The norm of a vector is one pass in float32; torch's own rms_norm is five.
-        squares = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square_()
-        scale = squares.div_(size).add_(eps).rsqrt_()
-        return (x * scale).to(x.dtype) * weight if x.dtype != torch.float32 else x * scale * weight
+        length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        scale = length.square_().div_(size).add_(eps).rsqrt_()
+        normed: Tensor = x * scale
+        return normed.to(x.dtype).mul_(weight)
 
     return apply
 

@@ -203,12 +203,13 @@ def _bias(attention: Any) -> Callable[[Tensor], Tensor]:
     distances = torch.arange(-longest, longest + 1)
     numbers = bucket(distances, buckets, longest, both_ways=not attention.is_decoder)
     weight = attention.relative_attention_bias.weight.detach()
-    table = weight[numbers.to(weight.device)].T.contiguous()
+    table: Tensor = weight[numbers.to(weight.device)].T.contiguous()
 
     def bias(distances: Tensor) -> Tensor:
         # Beyond the longest distance every bucket is the last one.
         places = distances.clamp(-longest, longest) + longest
-        return table[:, places].transpose(0, 1)
+        found: Tensor = table[:, places]
+        return found.transpose(0, 1)
 
     return bias
 

@@ -21,7 +21,7 @@ from .job import Event, Finished, Generated, Job, Scored
 from .places import Places
 from .post import Post
 from .scheduler import Scheduler
-from .ticket import Piece, PromptScores, Task, Ticket, Vectors, token_score
+from .ticket import Piece, PromptScores, Task, Ticket, Vectors, spelled, token_score
 
 log = logging.getLogger(__name__)
 
@@ -264,7 +264,7 @@ class Worker:
             ticket.prompted_at = now
         match event:
             case Scored():
-                scores = tuple(token_score(score, self._engine) for score in event.scores)
+                scores = tuple(token_score(score, self._engine.piece) for score in event.scores)
                 self._post.put(ticket, PromptScores(task.index, scores))
             case Generated():
                 self._generated(ticket, task, event)
@@ -276,8 +276,8 @@ class Worker:
         task.unsent += 1
         if event.end:
             return  # Finished follows
-        score = token_score(event.score, self._engine) if event.score else None
-        text = task.text.push(self._engine.piece(event.token), score)
+        piece, score = spelled(task, event, self._engine)
+        text = task.text.push(piece, score)
         if task.text.stopped:
             self._scheduler.finish(task.job)
             self._close(ticket, task, text, "stop")

@@ -72,6 +72,7 @@ NUMBERS = {
     "min_p": TEXT_PATHS,
     "max_tokens": TEXT_PATHS,
     "repetition_penalty": TEXT_PATHS,
+    "num_beams": TEXT_PATHS,
     "n": ["/complete", "/v1/chat/completions", "/v1/completions"],
     "top_logprobs": ["/v1/chat/completions"],
     "best_of": ["/v1/completions"],

@@ -30,16 +30,23 @@ class SampleConfig(ModelConfig):
 
 @contextmanager
 def registered(*names: str, plain: tuple[str, ...] = ()) -> Iterator[None]:
-    """Families `names` with SampleConfig and `plain` ones with ModelConfig; none has weights."""
+    """Families `names` with SampleConfig and `plain` ones with ModelConfig; none has weights.
+
+    They stand in front of this package's own families of the same names.
+    """
+    families = Registry._added
+    hidden = {name: families.pop(name) for name in (*names, *plain) if name in families}
     try:
         for name in (*names, *plain):
             config = SampleConfig if name in names else ModelConfig
             body = {"engine": "sample", "weights": "none", "Config": config}
-            Registry.add_model(name)(type(f"Family_{name}", (LLMRunnable,), body))
+            family = type(f"Family_{name}", (LLMRunnable,), {**body, "name": name})
+            families[name] = family
         yield
     finally:
         for name in (*names, *plain):
             Registry.remove_model(name)
+        families.update(hidden)
 
 
 @contextmanager

@@ -29,6 +29,7 @@ def test_native_chat_reads_every_sampling_value() -> None:
         "presence_penalty": -0.1,
         "repetition_penalty": 1.1,
         "seed": -5,
+        "num_beams": 4,
     }
     ask = native.read_chat(body(prompt="Hello", stop_sequence="--", model="m", **values))
     assert ask.request == core.ChatRequest(

@@ -120,7 +120,7 @@ def test_the_help_has_sections() -> None:
     text = call("start", "--help").output
     places = [text.index(f"\n{title}:") for title in ("General", "Generation", "Loading", "Server")]
     assert places == sorted(places)
-    assert text.index("\nFamily bloom:") > places[-1]
+    assert text.index("\nFamilies bloom, flan-t5:") > places[-1]
     assert "--top_k" not in text
 
 
@@ -177,7 +177,7 @@ WRONG: list[tuple[str, str]] = [
     ("start bloom --configuration /none.yaml", "error: .*/none.yaml"),
     ("start bloom --prompt none.txt", "--prompt: .*none.txt"),
     ("strat bloom", "no command 'strat'; did you mean 'start'"),
-    ("xyzzy", "no command 'xyzzy'; there are: config, models, start"),
+    ("xyzzy", "no command 'xyzzy'; there are: config, models, perplexity, start"),
     ("--bogus", "no option --bogus; see `open-llm-server --help`"),
 ]
 

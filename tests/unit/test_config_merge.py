@@ -166,7 +166,7 @@ def test_a_started_alias_may_have_a_cards_name(tmp_path: Path) -> None:
     yaml = tmp_path / "c.yaml"
     yaml.write_text("models: [vicuna=bloom]\nvicuna: {top_k: 3}\n")
     (plan,) = merged("", configuration=yaml).models
-    assert (plan.family, plan.card, plan.config["top_k"]) == ("bloom", None, 3)
+    assert (plan.family, plan.card, plan.config["top_k"]) == ("bloom", "bloom", 3)
 
 
 def test_prompts_are_texts_or_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

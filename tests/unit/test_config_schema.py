@@ -37,6 +37,8 @@ def test_every_request_field_has_a_configured_default() -> None:
         ("presence_penalty", -2.5),
         ("repetition_penalty", 0),
         ("seed", 2**63),
+        ("num_beams", 0),
+        ("num_beams", 17),
         ("stop_sequence", [""]),
         ("stop_sequence", ["x"] * 17),
         ("slots", 0),

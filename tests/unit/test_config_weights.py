@@ -13,18 +13,22 @@ from open_llm_server.config.weights import find_weights
 from open_llm_server.errors import ConfigurationError, WeightsError
 
 
-def found(text: str, base: Path, *, kind: str | None = None) -> Source | None:
+def found(text: str, base: Path, *, kind: str | None = None, **settings: str) -> Source | None:
     spec = ModelSpec.parse(text)
     card = cards().get(spec.family)
     family = Registry.get(card.family if card else spec.family)
     if kind:
         family = type("Other", (family,), {"weights": kind})
-    return find_weights(spec, family, card, base)
+    config = card.defaults if card else {}
+    return find_weights(spec, family, card, base, {"engine": "llama.cpp", **config, **settings})
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    for name in ("one/a.gguf", "one/readme.md", "two/a.gguf", "two/b.gguf", "empty/x.bin"):
+    for name in (
+        *("one/a.gguf", "one/readme.md", "two/a.gguf", "two/b.gguf", "empty/x.bin"),
+        "checkpoint/config.json",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     for part in (1, 2, 3):
@@ -69,6 +73,12 @@ def test_files(folder: Path, text: str, file: str) -> None:
         ("llama@./one/a.gguf#b.gguf", ConfigurationError, "needs a folder"),
         ("llama@builtin:none.gguf", WeightsError, "none.gguf"),
         ("fake@./one", ConfigurationError, "takes no weights"),
+        ("flan-t5", WeightsError, "google/flan-t5-base .* start flan-t5@/path/to/folder$"),
+        ("dolly@org/name:v2", WeightsError, "org/name at revision v2 .* dolly@/path/to/folder$"),
+        ("bloom@./one/a.gguf", WeightsError, r"a\.gguf is a file.*bloom@/path.*family llama"),
+        ("llama@./checkpoint", WeightsError, r"no \*\.gguf.*a family on torch"),
+        ("bloom@./one#a.gguf", ConfigurationError, "leave '#a.gguf' out"),
+        ("tiny-torch@./one/a.gguf", WeightsError, "tiny-torch@/path/to/folder"),
     ],
 )
 def test_refusals(folder: Path, text: str, kind: type[Exception], words: str) -> None:
@@ -84,6 +94,21 @@ def test_a_family_that_loads_folders(folder: Path) -> None:
     source = found("llama@./two", folder, kind="folder")
     assert source is not None
     assert local_path(source) == folder / "two"
+
+
+@pytest.mark.parametrize(
+    ("name", "engine", "location"),
+    [
+        ("tiny", "llama.cpp", "tiny/tiny-q8_0.gguf"),
+        ("tiny", "torch", "tiny/hf"),
+        ("tiny-torch", "torch", "tiny/hf"),
+        ("tiny-torch", "llama.cpp", "tiny/tiny-q8_0.gguf"),
+    ],
+)
+def test_the_engine_decides_which_built_in_weights(name: str, engine: str, location: str) -> None:
+    source = found(name, Path("/"), engine=engine)
+    assert source is not None
+    assert (source.kind, source.location) == ("builtin", location)
 
 
 def test_a_home_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,12 +19,12 @@ from open_llm_server.registry import load_family
 
 @pytest.fixture(autouse=True)
 def family() -> Iterator[None]:
-    with registered("bloom"):
+    with registered("robin"):
         yield
 
 
 def test_this_packages_own_families() -> None:
-    assert {"llama", "fake", "bloom"} <= set(Registry.names())
+    assert {"llama", "fake", "robin"} <= set(Registry.names())
     llama = Registry.get("llama")
     assert (llama.name, llama.__module__) == ("llama", "open_llm_server.llama")
     assert Registry.get("llama") is llama
@@ -32,8 +32,8 @@ def test_this_packages_own_families() -> None:
 
 
 def test_near_names_are_suggested() -> None:
-    with pytest.raises(ConfigurationError, match="did you mean 'bloom'"):
-        Registry.get("blom")
+    with pytest.raises(ConfigurationError, match="did you mean 'robin'"):
+        Registry.get("robn")
     with pytest.raises(ValueError, match=r"there are: .*llama"):
         Registry.get("zzz")
     with pytest.raises(ConfigurationError, match="card of family 'llama'"):
@@ -41,20 +41,20 @@ def test_near_names_are_suggested() -> None:
 
 
 def test_duplicates_are_refused() -> None:
-    taken = Registry.get("bloom")
+    taken = Registry.get("robin")
 
     class Another(LLMRunnable):
         engine = "sample"
 
-    with pytest.raises(ConfigurationError, match=r"registered already.*remove_model\('bloom'\)"):
-        Registry.add_model("bloom")(Another)
+    with pytest.raises(ConfigurationError, match=r"registered already.*remove_model\('robin'\)"):
+        Registry.add_model("robin")(Another)
     with pytest.raises(ConfigurationError, match=r"registered already, by open_llm_server\.fake"):
         Registry.add_model("fake")(Another)
-    assert Registry.get("bloom") is taken
-    assert Registry.add_model("bloom")(taken) is taken
-    Registry.remove_model("bloom")
-    assert Registry.add_model("bloom")(Another) is Another
-    assert Another.name == "bloom"
+    assert Registry.get("robin") is taken
+    assert Registry.add_model("robin")(taken) is taken
+    Registry.remove_model("robin")
+    assert Registry.add_model("robin")(Another) is Another
+    assert Another.name == "robin"
 
 
 @pytest.mark.parametrize("other", [3, str, LLMRunnable.get_runner])
@@ -71,16 +71,16 @@ def test_names_that_cannot_be_typed(name: str) -> None:
 
 
 def test_a_subclass_has_a_name_of_its_own() -> None:
-    base = Registry.get("bloom")
+    base = Registry.get("robin")
 
-    @Registry.add_model("bloom-small")
+    @Registry.add_model("robin-small")
     class Small(base):  # type: ignore[misc, valid-type]
         pass
 
     try:
-        assert (base.name, Small.name) == ("bloom", "bloom-small")
+        assert (base.name, Small.name) == ("robin", "robin-small")
     finally:
-        Registry.remove_model("bloom-small")
+        Registry.remove_model("robin-small")
 
 
 def plan(family: str, implementation: str) -> ModelPlan:
@@ -88,7 +88,7 @@ def plan(family: str, implementation: str) -> ModelPlan:
 
 
 def test_a_process_loads_the_family_of_its_plan(tmp_path: Path) -> None:
-    assert load_family(plan("bloom", "elsewhere:X")) is Registry.get("bloom")
+    assert load_family(plan("robin", "elsewhere:X")) is Registry.get("robin")
     with pytest.raises(ConfigurationError, match="module of its own"):
         load_family(plan("mine", "__main__:Mine"))
     with pytest.raises(ConfigurationError, match=r"no_such_module:Mine.*No module"):

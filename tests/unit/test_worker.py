@@ -6,14 +6,17 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from open_llm_server.core import Sampling
-from open_llm_server.engine.base import Batch, Outcome, RowError
-from open_llm_server.engine.fake import FakeEngine, Faults
-from open_llm_server.engine.ticket import Piece, Ticket, Update, Vectors, Waiting
+from open_llm_server.engine.base import Batch, Draw, Outcome, RowError, Score
+from open_llm_server.engine.fake import END, FIRST_WORD, FakeEngine, Faults
+from open_llm_server.engine.job import Generated, Job
+from open_llm_server.engine.text import TextAssembler
+from open_llm_server.engine.ticket import Piece, Task, Ticket, Update, Vectors, Waiting, spelled
 from open_llm_server.engine.worker import Worker
 from open_llm_server.errors import DeadlineExceeded, Draining, EngineError, InvalidField, QueueFull
 from open_llm_server.generation import Prompt, Settings, tasks_for
@@ -29,6 +32,7 @@ DEFAULTS = Settings(
     presence_penalty=0.0,
     repetition_penalty=1.0,
     seed=0,
+    num_beams=1,
     prompt=None,
 )
 FOREVER: dict[str, Any] = {"max_tokens": 4000}
@@ -386,3 +390,30 @@ async def test_a_silent_ticket_yields_empty_updates() -> None:
         async for updates in of.updates(alive_every_s=0.01):
             assert updates == []
             break
+
+
+@pytest.mark.parametrize(
+    ("whole_prompt", "tokens", "pieces"),
+    [
+        (False, [FIRST_WORD, FIRST_WORD], [b" zero", b" zero"]),
+        (True, [FIRST_WORD, FIRST_WORD], [b"zero", b" zero"]),
+        (True, [END, FIRST_WORD, FIRST_WORD], [b"", b"zero", b" zero"]),
+        (True, [ord(" "), FIRST_WORD], [b"", b" zero"]),
+        (True, [ord("a"), FIRST_WORD], [b"a", b" zero"]),
+    ],
+)
+def test_an_answer_that_continues_nothing_begins_with_no_space(
+    whole_prompt: bool, tokens: list[int], pieces: list[bytes]
+) -> None:
+    """As tokenisers decode: their first token loses its space, even if it is nothing else."""
+    engine = FakeEngine()
+    engine.limits = replace(engine.limits, whole_prompt=whole_prompt)
+    job = Job(caller="", prompt=[1], draw=Draw(), max_tokens=9)
+    task = Task(index=0, job=job, text=TextAssembler())
+    found = []
+    for token in tokens:
+        score = Score(token, -1.0, [(token, -1.0)])
+        piece, spelling = spelled(task, Generated(job, token, score, False), engine)
+        assert spelling and spelling.raw == spelling.top[0].raw == piece
+        found.append(piece)
+    assert found == pieces

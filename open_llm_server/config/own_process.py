@@ -1,0 +1,13 @@
+"""The environment of this very process, where a command computes without a runner of its own."""
+
+from __future__ import annotations
+
+import os
+
+from .devices import worker_env
+from .resolved import ModelPlan
+
+
+def enter(plan: ModelPlan) -> None:
+    """Sets what a runner of `plan` would start with; before any engine's library is imported."""
+    os.environ.update(worker_env(plan))
