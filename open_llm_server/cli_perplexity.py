@@ -137,6 +137,7 @@ def _run(resolved: Resolved, file: str, chosen: dict[str, Any]) -> None:
         raise ConfigurationError(f"perplexity measures one model at a time, and not {names}")
     (plan,) = resolved.models
     text = read_file(file)
+    load_family(plan).check_weights(plan)
     enter(plan)
     found = _measure(plan, file, text, window=chosen["window"], stride=chosen["stride"])
     click.echo(found.json() if chosen["as_json"] else found.words())
@@ -188,7 +189,7 @@ def _measure(
         engine.close()
     assert tally, "a text of two tokens has a window"
     seconds = time.monotonic() - began
-    return Found(plan, family.engine, file, size, stride, read, tally, seconds)
+    return Found(plan, family.engine_of(plan.config), file, size, stride, read, tally, seconds)
 
 
 def _interruptible(engine: Engine, steps: Iterator[Tally]) -> Iterator[Tally]:

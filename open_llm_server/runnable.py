@@ -23,6 +23,7 @@ from .core import Message
 from .errors import (
     ConfigurationError,
     ContextLengthExceeded,
+    InvalidField,
     ModelLoading,
     OpenLLMError,
     StartError,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from .config.resolved import ModelPlan
     from .engine.base import Engine
     from .engine.prompts import PromptFormat
+    from .generation import Settings
     from .host import Host
     from .runner import LLMRunner
 
@@ -112,6 +114,7 @@ class LLMRunnable:
         pinned_slots = 2 if settings.prompt else 0
         engine = await asyncio.to_thread(cls.open_engine, plan, config, pinned_slots=pinned_slots)
         try:
+            _check_search(settings, engine, slots=config.slots)
             prompts, stop = await cls._prompt_format(engine, card)
             pins = await _preprompt_tokens(engine, prompts, settings.prompt)
             worker = await asyncio.to_thread(_start_worker, engine, config, pins, on_crash)
@@ -163,6 +166,21 @@ class LLMRunnable:
             f"these weights carry no chat template and family {cls.name} has no plain format; "
             "start them under a card that has one: NAME@PATH, names by `open-llm-server models`"
         )
+
+
+def _check_search(settings: Settings, engine: Engine, *, slots: int) -> None:
+    """Raises ConfigurationError where every answer would be a search that cannot be had."""
+    from .generation import check_beams
+
+    if not engine.limits.generates:
+        return
+    try:
+        check_beams(settings, engine.limits, slots=slots, choices=1, logprobs=None)
+    except InvalidField as error:
+        raise ConfigurationError(
+            f"{error.message}; for one model among several: --set MODEL.num_beams=N",
+            param=error.param,
+        ) from error
 
 
 async def _preprompt_tokens(

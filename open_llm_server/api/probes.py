@@ -87,6 +87,7 @@ class Probes:
     def _about(self, model: Model, told: ModelCondition) -> dict[str, Any]:
         limits = told.facts.get("limits", {})
         vectors = limits.get("embedding_size")
+        writes = ["chat", "completion"] if told.facts.get("generates", True) else []
         more = {name: value for name, value in model.facts.items() if value is not None}
         return more | {
             "id": model.name,
@@ -96,7 +97,7 @@ class Probes:
             "status": told.state,
             "aliases": [*model.aliases],
             "context_length": limits.get("context_length", model.facts.get("context_length")),
-            "capabilities": ["chat", "completion", *(["embedding"] if vectors else [])],
+            "capabilities": [*writes, *(["embedding"] if vectors else [])],
             "embedding_dimension": vectors,
             "copies": len(told.copies),
         }

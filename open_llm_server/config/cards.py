@@ -31,6 +31,8 @@ class Turns(BaseModel):
     reply: str
     default_system: str | None = None
     """Stands where a conversation brings no system message."""
+    between: str = ""
+    """Stands between each two turns, where the turns themselves have no borders."""
     stop: tuple[str, ...] = ()
     """Texts that end an answer, where these turns are a `Card.fallback`."""
 

@@ -5,6 +5,7 @@ The same arithmetic for every engine: they differ in the bytes that a token take
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 from pathlib import Path
@@ -33,6 +34,13 @@ def free_memory() -> int:
     except (OSError, ValueError):  # no container, or one without a limit ("max")
         return free
     return min(free, max(0, limit - used))
+
+
+def give_back() -> None:
+    """Returns freed memory to the system, where the C library keeps it: loading leaves much."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim:
+        trim(0)
 
 
 def fit_context(

@@ -80,10 +80,15 @@ class TurnTexts(Protocol):
     def reply(self) -> str: ...
     @property
     def default_system(self) -> str | None: ...
+    @property
+    def between(self) -> str: ...
 
 
 class TurnsFormat:
-    """One text for each role, one after another, then the beginning of the reply."""
+    """One text for each role, one after another, then the beginning of the reply.
+
+    `between` stands between two turns, and not before the reply.
+    """
 
     def __init__(self, turns: TurnTexts, control_texts: Collection[str] = ()) -> None:
         self._around = {
@@ -93,6 +98,7 @@ class TurnsFormat:
         }
         self._reply = turns.reply
         self._default_system = turns.default_system
+        self._between = turns.between
         self._controls = ControlTexts(control_texts)
 
     async def render(self, messages: Sequence[Message]) -> list[Segment]:
@@ -106,6 +112,8 @@ class TurnsFormat:
             position = len(pieces[0])
         for message in messages:
             before, after = self._around[message.role]
+            if pieces:
+                before = self._between + before
             begin = position + len(before)
             contents.append((begin, begin + len(message.content)))
             pieces += before, message.content, after

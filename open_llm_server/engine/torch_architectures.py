@@ -36,7 +36,18 @@ _STATIC_ROPES = ("default", "linear", "llama3", "yarn")
 
 def decoder(model: Any, kind: Kind, positions: int) -> Decoder:
     """The model in our frame. `positions` bounds what a slot can hold. Empties `model`."""
+    if kind != "plain":
+        leave_file(model)
     return _BUILDERS[model.config.model_type](model, kind, positions)
+
+
+def leave_file(model: Any) -> None:
+    """Copies what will be used as it is, so that nothing holds the checkpoint's file in memory
+    once everything else has been laid out anew."""
+    embeddings = {id(model.get_input_embeddings().weight)}
+    for parameter in model.parameters():
+        if parameter.dim() == 1 or id(parameter) in embeddings:
+            parameter.data = parameter.data.clone()
 
 
 def free(module: Any) -> None:

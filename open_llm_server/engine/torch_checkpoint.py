@@ -25,7 +25,7 @@ FAMILIES = {
     "bloom": "bloom",
     "gpt_neox": "gpt-neox (or dolly, or stablelm for its alpha models)",
     "stablelm": "stablelm",
-    "llama": "llama, as a GGUF file",
+    "llama": "llama (as a GGUF file)",
     "bert": "minilm",
 }
 """Which family takes a model type."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..errors import ConfigurationError
 from .base import Aborted, Batch, Limits, Outcome, Row, RowError, Score
+from .memory import give_back
 from .suffix import ended, input_suffix
 from .torch_architectures import decoder
 from .torch_checkpoint import read_checkpoint
@@ -78,6 +79,8 @@ class TorchEngine:
             else:
                 frame = decoder(model, kind, length)
                 network = Causal(frame, slots=sequences, capacity=length, dtype=number)
+        del model
+        give_back()
         limits = Limits(
             context_length=length,
             slots=sequences,

@@ -15,7 +15,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .torch_architectures import activation_of, embedding_of, free, from_module, fused, head_of
+from .torch_architectures import (
+    activation_of,
+    embedding_of,
+    free,
+    from_module,
+    fused,
+    head_of,
+    leave_file,
+)
 from .torch_cache import Block
 from .torch_decoder import FeedForward, Shape
 from .torch_parts import Apply, Kind, Linear, rms_norm
@@ -126,6 +134,8 @@ class T5:
 def t5(model: Any, kind: Kind) -> T5:
     """The model in our own layout. Empties `model`.."""
     config = model.config
+    if kind != "plain":
+        leave_file(model)
     embed, weight = embedding_of(model.shared)
     biases = [
         _bias(stack.block[0].layer[0].SelfAttention) for stack in (model.encoder, model.decoder)

@@ -134,7 +134,7 @@ def test_a_folder_without_config(tmp_path: Path) -> None:
         ("bloom", "family bloom serves it"),
         ("gpt_neox", "family gpt-neox"),
         ("stablelm", "family stablelm serves it"),
-        ("llama", "family llama, as a GGUF file"),
+        ("llama", "family llama (as a GGUF file) serves it"),
         ("bert", "family minilm"),
         ("whisper", "open-llm-server models"),
     ],
