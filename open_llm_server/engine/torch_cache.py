@@ -8,9 +8,9 @@ attention call then reads them where they are.
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Collection, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -63,12 +63,15 @@ class Block:
 def _zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Zeros, because what is masked is still multiplied, and garbage may be no number.
 
-    On a CPU as numpy makes them: pages that nobody touches take no memory.
+    On a CPU pages that nobody touches take no memory; huge pages would be touched by the first
+    token of each row.
     """
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
-    size = math.prod(shape) * dtype.itemsize
-    return torch.from_numpy(np.zeros(size, np.uint8)).view(dtype).view(shape)
+    pages = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        pages.madvise(mmap.MADV_NOHUGEPAGE)
+    return torch.frombuffer(pages, dtype=dtype).view(shape)
 
 
 class Rows:

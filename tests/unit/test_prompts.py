@@ -265,6 +265,23 @@ async def test_a_system_message_replaces_the_default_one() -> None:
     assert segment.text == "Rhyme.\n\n### Instruction:\nHi\n\n### Response:\n"
 
 
+async def test_what_stands_between_turns() -> None:
+    bare = Turns(
+        system="{content}\n", user="{content}", assistant="{content}", reply="!", between="\n"
+    )
+    talk = [Message(role="user", content=text) for text in ("Hi", "a</s>", "Why?")]
+    (segment,) = await TurnsFormat(bare).render(talk)
+    assert segment.text == "Hi\na</s>\nWhy?!"
+    (segment,) = await TurnsFormat(bare).render([Message(role="system", content="Rhyme."), talk[0]])
+    assert segment.text == "Rhyme.\n\nHi!"
+    told = bare.model_copy(update={"default_system": "Be brief."})
+    assert await TurnsFormat(told, CONTROLS).render(talk) == [
+        Segment("Be brief.\n\nHi\n", control=True),
+        Segment("a</s>", control=False),
+        Segment("\nWhy?!", control=True),
+    ]
+
+
 async def test_turns_keep_control_tokens_out_of_contents() -> None:
     segments = await TurnsFormat(TURNS, CONTROLS).render(
         [

