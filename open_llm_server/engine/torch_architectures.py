@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import WeightsError
-from .torch_decoder import Decoder, FeedForward, Layer, Shape
+from .torch_decoder import Decoder, Devices, FeedForward, Layer, Shape
 from .torch_parts import (
     ACTIVATIONS,
     Activation,
@@ -123,6 +123,7 @@ def _neox(model: Any, kind: Kind, positions: int) -> Decoder:
         layers=layers,
         norm=layer_norm(body.final_layer_norm),
         head=head_of(kind, model, weight),
+        devices=_devices(model, weight, body.final_layer_norm),
         rotary=_rotary(body.rotary_emb, positions, weight.dtype),
         parallel=config.use_parallel_residual,
     )
@@ -155,6 +156,7 @@ def _bloom(model: Any, kind: Kind, positions: int) -> Decoder:
         layers=layers,
         norm=layer_norm(body.ln_f),
         head=head_of(kind, model, weight),
+        devices=_devices(model, weight, body.ln_f),
         bias=lambda distances: -slopes * distances.unsqueeze(1),
         normed_residual=config.apply_residual_connection_post_layernorm,
     )
@@ -188,6 +190,7 @@ def _stablelm(model: Any, kind: Kind, positions: int) -> Decoder:
         layers=layers,
         norm=layer_norm(body.norm),
         head=head_of(kind, model, weight),
+        devices=_devices(model, weight, body.norm),
         rotary=_rotary(body.rotary_emb, positions, weight.dtype),
         parallel=config.use_parallel_residual,
     )
@@ -216,6 +219,7 @@ def _llama(model: Any, kind: Kind, positions: int) -> Decoder:
         layers=layers,
         norm=rms_norm(body.norm),
         head=head_of(kind, model, weight),
+        devices=_devices(model, weight, body.norm),
         rotary=_rotary(body.rotary_emb, positions, weight.dtype),
     )
 
@@ -226,6 +230,10 @@ _BUILDERS: dict[str, Callable[[Any, Kind, int], Decoder]] = {
     "stablelm": _stablelm,
     "llama": _llama,
 }
+
+
+def _devices(model: Any, embedding: Tensor, norm: Any) -> Devices:
+    return Devices(embedding.device, norm.weight.device, model.lm_head.weight.device)
 
 
 def _shape(config: Any, kv_heads: int, positions: int) -> Shape:

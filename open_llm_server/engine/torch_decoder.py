@@ -62,6 +62,15 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True)
+class Devices:
+    """Where the parts of a model beside its layers are: all one, unless GPUs share the model."""
+
+    embed: torch.device
+    norm: torch.device
+    head: torch.device
+
+
+@dataclass(frozen=True, slots=True)
 class Decoder:
     """A whole model. `bias` and `rotary` are its two possible kinds of positions."""
 
@@ -70,6 +79,7 @@ class Decoder:
     layers: Sequence[Layer]
     norm: Apply
     head: Linear
+    devices: Devices
     rotary: Rotary | None = None
     bias: Bias | None = None
     parallel: bool = False
@@ -92,11 +102,11 @@ class Decoder:
                 x, batch = x.to(device), batch.to(device)
                 angles = (angles[0].to(device), angles[1].to(device)) if angles else None
             x = self._layer(layer, x, batch, block, angles)
-        return self.norm(x)
+        return self.norm(x.to(self.devices.norm))
 
     def logits(self, states: Tensor) -> Tensor:
         """[lines, vocabulary] in float32, of final states of [lines, hidden]."""
-        return self.head(states).float()
+        return self.head(states.to(self.devices.head)).float()
 
     def _layer(
         self,

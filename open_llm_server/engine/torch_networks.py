@@ -59,8 +59,8 @@ class Causal:
         self._model = model
         self._capacity = capacity
         self._dtype = dtype
-        self._device = model.layers[0].device
-        self.device = model.layers[-1].device
+        self._device = model.devices.embed
+        self.device = model.devices.head
         self.shape = model.shape
         self._blocks = self._new_blocks(slots, capacity)
         self.rows = Rows(slots, self._blocks)

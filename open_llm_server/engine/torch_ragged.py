@@ -67,13 +67,19 @@ class Ragged:
         """The same for layers that lie on another device."""
         if device == self.tokens.device:
             return self
-        parts = [
-            part if part.mask is None else replace(part, mask=part.mask.to(device))
-            for part in self.parts
-        ]
         return Ragged(
-            self.tokens.to(device), self.positions.to(device), self.places.to(device), parts
+            self.tokens.to(device),
+            self.positions.to(device),
+            self.places.to(device),
+            parts_on(self.parts, device),
         )
+
+
+def parts_on(parts: Sequence[Part], device: torch.device) -> list[Part]:
+    """The same attention calls for layers that lie on another device."""
+    return [
+        part if part.mask is None else replace(part, mask=part.mask.to(device)) for part in parts
+    ]
 
 
 def order(spans: Sequence[Span]) -> list[int]:
