@@ -123,7 +123,7 @@ def _neox(model: Any, kind: Kind, positions: int) -> Decoder:
         layers=layers,
         norm=layer_norm(body.final_layer_norm),
         head=head_of(kind, model, weight),
-        devices=_devices(model, weight, body.final_layer_norm),
+        devices=devices_of(model, weight, body.final_layer_norm),
         rotary=_rotary(body.rotary_emb, positions, weight.dtype),
         parallel=config.use_parallel_residual,
     )
@@ -156,7 +156,7 @@ def _bloom(model: Any, kind: Kind, positions: int) -> Decoder:
         layers=layers,
         norm=layer_norm(body.ln_f),
         head=head_of(kind, model, weight),
-        devices=_devices(model, weight, body.ln_f),
+        devices=devices_of(model, weight, body.ln_f),
         bias=lambda distances: -slopes * distances.unsqueeze(1),
         normed_residual=config.apply_residual_connection_post_layernorm,
     )
@@ -190,7 +190,7 @@ def _stablelm(model: Any, kind: Kind, positions: int) -> Decoder:
         layers=layers,
         norm=layer_norm(body.norm),
         head=head_of(kind, model, weight),
-        devices=_devices(model, weight, body.norm),
+        devices=devices_of(model, weight, body.norm),
         rotary=_rotary(body.rotary_emb, positions, weight.dtype),
         parallel=config.use_parallel_residual,
     )
@@ -219,7 +219,7 @@ def _llama(model: Any, kind: Kind, positions: int) -> Decoder:
         layers=layers,
         norm=rms_norm(body.norm),
         head=head_of(kind, model, weight),
-        devices=_devices(model, weight, body.norm),
+        devices=devices_of(model, weight, body.norm),
         rotary=_rotary(body.rotary_emb, positions, weight.dtype),
     )
 
@@ -232,7 +232,8 @@ _BUILDERS: dict[str, Callable[[Any, Kind, int], Decoder]] = {
 }
 
 
-def _devices(model: Any, embedding: Tensor, norm: Any) -> Devices:
+def devices_of(model: Any, embedding: Tensor, norm: Any) -> Devices:
+    """`norm`: the last one, ahead of the output matrix."""
     return Devices(embedding.device, norm.weight.device, model.lm_head.weight.device)
 
 

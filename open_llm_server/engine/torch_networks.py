@@ -121,10 +121,11 @@ class Encoded:
         self._model = model
         self._capacity = capacity
         self.shape = model.shape
-        self.device = model.device
-        sizes = (model.shape.heads, model.shape.head_size, model.dtype, model.device)
-        self._own = [Block(slots, capacity, *sizes) for _ in model.decoder]
-        self._cross = [Block(slots, capacity, *sizes) for _ in model.crosses]
+        self.device = model.devices.head
+        sizes = (model.shape.heads, model.shape.head_size, model.dtype)
+        places = [layer.device for layer in model.decoder]
+        self._own = [Block(slots, capacity, *sizes, device) for device in places]
+        self._cross = [Block(slots, capacity, *sizes, device) for device in places]
         self.rows = Rows(slots, self._own, self._cross)
 
     def evaluate(self, rows: Sequence[Row], check: Check) -> tuple[Tensor, list[int]]:
@@ -142,11 +143,11 @@ class Encoded:
             [spans[place] for place in places],
             self._capacity,
             model.dtype,
-            model.device,
+            model.devices.embed,
             model.bias,
         )
         read = [(spans[place].row, encoded[place]) for place in places]
-        parts = decoding_parts(read, model.dtype, model.device)
+        parts = decoding_parts(read, model.dtype, model.devices.embed)
         states = model.states(batch, self._own, self._cross, parts, check)
         for row, length in zip(rows, encoded, strict=True):
             self.rows.encoded[row.slot] = length

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from .torch_architectures import (
     activation_of,
+    devices_of,
     embedding_of,
     free,
     from_module,
@@ -25,15 +26,16 @@ from .torch_architectures import (
     leave_file,
 )
 from .torch_cache import Block
-from .torch_decoder import FeedForward, Shape
+from .torch_decoder import Devices, FeedForward, Shape
 from .torch_parts import Apply, Kind, Linear, rms_norm
-from .torch_ragged import Part, Ragged, attend
+from .torch_ragged import Part, Ragged, attend, parts_on
 
 
 @dataclass(frozen=True, slots=True)
 class EncoderLayer:
     """Attention of the prompt to itself, then feed-forward."""
 
+    device: torch.device
     before: Apply
     qkv: Linear
     out: Linear
@@ -67,18 +69,20 @@ class T5:
     """Of the decoder; distances as in `torch_ragged.Bias`."""
     head: Linear
     output_scale: float
-    device: torch.device
+    devices: Devices
     dtype: torch.dtype
 
     def encode(self, prompts: Sequence[Sequence[int]], check: Callable[[], None]) -> Tensor:
         """States of all tokens of `prompts`, one after another: [tokens, hidden], normed."""
         lengths = [len(prompt) for prompt in prompts]
         flat = [token for prompt in prompts for token in prompt]
-        x = self.embed(torch.tensor(flat, device=self.device))
+        x = self.embed(torch.tensor(flat, device=self.devices.embed))
         masks = [self._encoder_mask(length) for length in lengths]
         heads, size = self.shape.heads, self.shape.head_size
         for layer in self.encoder:
             check()
+            if layer.device != x.device:
+                x, masks = x.to(layer.device), [mask.to(layer.device) for mask in masks]
             qkv = layer.qkv(layer.before(x)).view(len(x), 3, heads, size)
             outputs = []
             for part, mask in zip(torch.split(qkv, lengths), masks, strict=True):
@@ -93,8 +97,11 @@ class T5:
     def remember(self, states: Tensor, places: Tensor, blocks: Sequence[Block]) -> None:
         """Puts what decoder layers read of `states`, [tokens, hidden], at `places` of `blocks`."""
         for cross, block in zip(self.crosses, blocks, strict=True):
-            made = cross.keys_values(states)
-            block.write(places, made.view(len(states), 2, self.shape.heads, self.shape.head_size))
+            device = block.content.device
+            made = cross.keys_values(states.to(device))
+            block.write(
+                places.to(device), made.view(len(states), 2, self.shape.heads, self.shape.head_size)
+            )
 
     def states(
         self,
@@ -112,22 +119,25 @@ class T5:
         heads, size = self.shape.heads, self.shape.head_size
         for layer, other, block, prompt in zip(self.decoder, self.crosses, own, cross, strict=True):
             check()
+            if layer.device != x.device:
+                x, batch = x.to(layer.device), batch.to(layer.device)
+                cross_parts = parts_on(cross_parts, layer.device)
             qkv = layer.qkv(layer.before(x)).view(len(x), 3, heads, size)
             block.write(batch.places, qkv[:, 1:])
             x = layer.out.plus(attend(qkv[:, 0], block, batch.parts, 1.0), x)
             queries = other.queries(other.before(x)).view(len(x), heads, size)
             x = other.out.plus(attend(queries, prompt, cross_parts, 1.0), x)
             x = layer.feed.plus(layer.between(x), x)
-        return self.decoder_norm(x)
+        return self.decoder_norm(x.to(self.devices.norm))
 
     def logits(self, states: Tensor) -> Tensor:
         """[lines, vocabulary] in float32, of final decoder states of [lines, hidden]."""
         if self.output_scale != 1.0:
             states = states * self.output_scale
-        return self.head(states).float()
+        return self.head(states.to(self.devices.head)).float()
 
     def _encoder_mask(self, length: int) -> Tensor:
-        places = torch.arange(length, device=self.device)
+        places = torch.arange(length, device=self.devices.embed)
         return self.encoder_bias((places[:, None] - places)[None]).to(self.dtype)
 
 
@@ -174,7 +184,7 @@ def t5(model: Any, kind: Kind) -> T5:
         bias=biases[1],
         head=head_of(kind, model, weight),
         output_scale=config.d_model**-0.5 if config.scale_decoder_outputs else 1.0,
-        device=weight.device,
+        devices=devices_of(model, weight, model.decoder.final_layer_norm),
         dtype=weight.dtype,
     )
 
@@ -194,6 +204,7 @@ def _layer(kind: Kind, parts: Any, config: Any) -> EncoderLayer:
             up=from_module(kind, feed.wi, activation), down=from_module(kind, feed.wo)
         )
     layer = EncoderLayer(
+        device=parts[0].layer_norm.weight.device,
         before=rms_norm(parts[0].layer_norm),
         qkv=fused(kind, (attention.q, attention.k, attention.v)),
         out=from_module(kind, attention.o),
@@ -218,8 +229,8 @@ def _bias(attention: Any) -> Callable[[Tensor], Tensor]:
     def bias(distances: Tensor) -> Tensor:
         # Beyond the longest distance every bucket is the last one.
         places = distances.clamp(-longest, longest) + longest
-        found: Tensor = table[:, places]
-        return found.transpose(0, 1)
+        found: Tensor = table[:, places.to(table.device)]
+        return found.transpose(0, 1).to(distances.device)
 
     return bias
 
