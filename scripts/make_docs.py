@@ -1,5 +1,7 @@
 """Writes the pages of docs/ that say what the program says of itself: `make docs`.
 
+Of families.md the table alone; the rest is written by hand.
+
 `tests/test_docs.py` fails when they are out of date.
 """
 
@@ -9,6 +11,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+
+from open_llm_server import Registry
+from open_llm_server.config.cards import Card, cards
+from open_llm_server.tiny import MODEL_TYPES
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 COMMANDS = ((), ("start",), ("config",), ("models",), ("perplexity",))
@@ -44,6 +50,77 @@ Every field, as a YAML file (`open-llm-server config --sample`):
 {sample}```
 """
 
+TABLE = """| Card | Family | Engine | Weights | Architecture | Chat prompt | Ends at | Licence |
+|---|---|---|---|---|---|---|---|
+{rows}
+"""
+ARCHITECTURES = {
+    "t5": "T5ForConditionalGeneration",
+    "bloom": "BloomForCausalLM",
+    "gpt_neox": "GPTNeoXForCausalLM",
+    "stablelm": "StableLmForCausalLM",
+    "llama": "LlamaForCausalLM",
+    "bert": "BertModel",
+}
+"""What `architectures` in config.json says, by the `model_type` beside it."""
+
+
+def row(card: Card) -> str:
+    """A card's line of the table."""
+    family = Registry.get(card.family)
+    engine = family.engine_of(family.Config.model_validate(card.defaults).model_dump())
+    types = MODEL_TYPES if family.name == "tiny" else getattr(family, "model_types", ())
+    named = [f"`{ARCHITECTURES[name]}`" for name in types]
+    general = cards()[card.family]
+    cells = [
+        f"`{card.name}`",
+        f"`{card.family}`",
+        engine,
+        weights(card),
+        " or ".join(named) or "what llama.cpp generates from",
+        prompt(card, general),
+        ", ".join(map(code, ends(card, general))),
+        card.licence or "",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def weights(card: Card) -> str:
+    """Where they are."""
+    if card.download:
+        return (
+            card.download.removeprefix("Take ")
+            .replace(" from the Hugging Face hub", "")
+            .rstrip(".")
+        )
+    source = card.source or ""
+    return "built in" if source.startswith("builtin:") else source.removeprefix("hub:")
+
+
+def prompt(card: Card, general: Card) -> str:
+    """The format of a conversation with one message."""
+    if card.family == "minilm":
+        return "none, it only embeds"
+    turns = card.turns or card.fallback or general.turns or general.fallback
+    if turns is None:
+        return "the template in its file"
+    system = "" if turns.default_system is None else turns.system.replace("{content}", "{system}")
+    text = system + (system and turns.between) + turns.user.replace("{content}", "{user}")
+    return ("always " if card.turns else "") + code(text + turns.reply)
+
+
+def ends(card: Card, general: Card) -> list[str]:
+    """Control tokens and texts that end an answer."""
+    turns = card.turns or card.fallback or general.fallback
+    found = (*card.end_tokens, *general.end_tokens, *card.stop, *(turns.stop if turns else ()))
+    return [*dict.fromkeys(found)]
+
+
+def code(text: str) -> str:
+    """In a cell of a table, on one line."""
+    line = text.replace("\n", "\\n").replace("|", "\\|")
+    return f"`{line}`"
+
 
 def run(*arguments: str) -> str:
     """What the command prints at a fixed width, on a machine without settings of its own."""
@@ -68,7 +145,12 @@ def pages() -> dict[Path, str]:
         + f"\n\n```text\n{run(*command, '--help')}```\n"
         for command in COMMANDS
     )
+    families = DOCS / "families.md"
+    rows = "\n".join(row(card) for card in cards().values() if card.family != "fake")
+    before, _, rest = families.read_text().partition(TABLE.partition("\n")[0])
+    after = rest[rest.index("\n\n") + 1 :]
     return {
+        families: before + TABLE.format(rows=rows) + after,
         DOCS / "cli.md": CLI.format(pages=helps),
         DOCS / "configuration.md": CONFIGURATION.format(sample=run("config", "--sample")),
     }

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from open_llm_server import Registry
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "open_llm_server"
 PAGES = [ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-CODE = re.compile(r"`([a-z_/]+\.py)(?::([A-Za-z_.]+))?`")
+CODE = re.compile(r"`([a-z0-9_/]+\.py)(?::([A-Za-z_.]+))?`")
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 
 
@@ -57,7 +59,34 @@ def test_decisions_are_numbered_without_gaps() -> None:
             assert part in text
 
 
+def test_every_part_of_the_torch_engine_has_its_place() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    for path in sorted((PACKAGE / "engine").glob("torch_*.py")):
+        assert f"`engine/{path.name}" in text, f"ARCHITECTURE.md does not say what {path.name} does"
+
+
+def test_the_readme_names_every_family() -> None:
+    named = re.findall(r"^\| `([a-z0-9-]+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    own = [
+        name
+        for name in Registry.own_names()
+        if Registry.get(name).__module__.startswith("open_llm_server.")
+    ]
+    assert sorted(named) == sorted({*own} - {"fake"})
+
+
+MAKE_DOCS = runpy.run_path(str(ROOT / "scripts" / "make_docs.py"))
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize(("model_type", "name"), MAKE_DOCS["ARCHITECTURES"].items())
+def test_architectures_are_called_so(model_type: str, name: str) -> None:
+    import transformers
+
+    assert getattr(transformers, name).config_class.model_type == model_type
+
+
 def test_generated_pages_are_up_to_date() -> None:
-    pages = runpy.run_path(str(ROOT / "scripts" / "make_docs.py"))["pages"]()
+    pages = MAKE_DOCS["pages"]()
     for path, text in pages.items():
         assert path.read_text() == text, f"{path.name} is out of date: run make docs"

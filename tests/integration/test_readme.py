@@ -1,4 +1,4 @@
-"""Everything that the README shows is done here, as it stands there."""
+"""Everything that the README and the page on families show is done here, as it stands there."""
 
 from __future__ import annotations
 
@@ -12,26 +12,46 @@ import sys
 import threading
 from pathlib import Path
 
+import checkpoints
 import httpx
+import peft
 import pytest
+import torch
 from running import HANG_S, Serve, StartServer
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from open_llm_server.engine.torch_checkpoint import WEIGHTS, read_checkpoint
+from open_llm_server.engine.torch_quiet import quiet
+from open_llm_server.errors import WeightsError
+from open_llm_server.torch_family import INSTALL
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
+FAMILIES = (ROOT / "docs" / "families.md").read_text()
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 BLOCKS = BLOCK.findall(README)
 LINES = [
     line.split("  #")[0].strip()
-    for language, text in BLOCKS
+    for language, text in [*BLOCKS, *BLOCK.findall(FAMILIES)]
     if language == "bash"
     for line in text.splitlines()
     if line.strip()
 ]
 CURLS = [line for line in LINES if line.startswith("curl ")]
 STARTS = [line for line in LINES if line.startswith("open-llm-server start ")]
+PERPLEXITIES = [line for line in LINES if line.startswith("open-llm-server perplexity ")]
 CONFIGS = [line for line in LINES if "open-llm-server config" in line]
 PYTHON = {text.split()[1]: text for language, text in BLOCKS if language == "python"}
 TINY = ROOT / "models" / "tiny" / "tiny-q8_0.gguf"
+MAKERS = {
+    "flan-t5-base": checkpoints.make_t5,
+    "bloomz-560m": checkpoints.make_bloom,
+    "dolly-v2-3b": checkpoints.make_dolly,
+    "stablelm-2-chat": checkpoints.make_stablelm,
+    "pythia-160m": checkpoints.make_gpt_neox,
+}
+"""What the pages call a checkpoint, and what makes a small one of its kind."""
 # The commands of this virtual environment, found first.
 ENVIRONMENT = {
     **{name: value for name, value in os.environ.items() if not name.startswith("OPEN_LLM_")},
@@ -39,9 +59,26 @@ ENVIRONMENT = {
 }
 
 
+@pytest.fixture(scope="module")
+def downloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoints under the names that the pages' commands have for them, and an adapter."""
+    there = tmp_path_factory.mktemp("downloads")
+    for name, make in MAKERS.items():
+        make(there / name)
+    (there / "all-MiniLM-L6-v2").symlink_to(checkpoints.real_minilm())
+    with quiet():  # the newest libraries warn of each other
+        model = AutoModelForCausalLM.from_pretrained(there / "pythia-160m")
+        adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["query_key_value"]))
+    adapted.save_pretrained(str(there / "adapter"))
+    return there
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A folder with the files that the README's commands name."""
+def folder(tmp_path: Path, downloads: Path) -> Path:
+    """A folder with the files that the pages' commands name."""
+    for download in downloads.iterdir():
+        (tmp_path / download.name).symlink_to(download)
+    (tmp_path / "text.txt").write_text("The soup is hot. Nobody knows why.\n" * 40)
     for name in ("model-q4_k_m.gguf", "small.gguf", "vicuna.gguf"):
         shutil.copyfile(TINY, tmp_path / name)
     (tmp_path / "system.txt").write_text("Be brief.")
@@ -51,20 +88,35 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_every_command_of_the_readme_is_known_here() -> None:
-    known = [*CURLS, *STARTS, *CONFIGS]
+    known = [*CURLS, *STARTS, *CONFIGS, *PERPLEXITIES]
     # These two are how this very test was started, or would start all over again.
     rest = [line for line in LINES if line not in known and not line.startswith("make ")]
     assert rest == []
     targets = {line.split()[1] for line in LINES if line.startswith("make ")}
     makefile = (ROOT / "Makefile").read_text()
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
-    assert len(CURLS) >= 4 and len(STARTS) >= 5 and len(CONFIGS) == 1
+    assert len(CURLS) >= 8 and len(STARTS) >= 9 and len(CONFIGS) == 1 and len(PERPLEXITIES) == 3
     assert set(PYTHON) == {"openai", "open_llm_server", "bentoml"}
 
 
+def test_what_to_install() -> None:
+    """The errors say it as the pages do, and the extra brings what is asked for then."""
+    assert INSTALL in README and INSTALL in FAMILIES
+    project = (ROOT / "pyproject.toml").read_text()
+    (extra,) = re.findall(r"^torch = \[\n(.*?)^\]", project, re.MULTILINE | re.DOTALL)
+    for package in ("torch", "transformers", "safetensors", "peft", "accelerate"):
+        assert f'"{package}>=' in extra
+
+
 @pytest.mark.server
-def test_the_curl_lines(server: StartServer) -> None:
-    running = server("tiny")
+def test_the_curl_lines(server: StartServer, downloads: Path) -> None:
+    sources = {
+        "flan-t5": "flan-t5-base",
+        "pythia": "pythia-160m",
+        "minilm": "all-MiniLM-L6-v2",
+    }
+    others = [f"{name}@{downloads / source}" for name, source in sources.items()]
+    running = server(",".join(["tiny", *others]))
     for line in CURLS:
         words = shlex.split(line.replace("localhost:5000", f"127.0.0.1:{running.port}"))
         done = subprocess.run(
@@ -109,6 +161,30 @@ def first_url(process: subprocess.Popen[str]) -> str:
         if found := re.search(r"https?://[\w.:\[\]]+", line):
             return found.group()
     raise AssertionError("".join(seen))
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize("line", PERPLEXITIES)
+def test_the_perplexity_lines(line: str, folder: Path) -> None:
+    done = subprocess.run(
+        shlex.split(line), cwd=folder, env=ENVIRONMENT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "perplexity" in done.stdout
+
+
+@pytest.mark.weights
+def test_pickled_weights_become_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = checkpoints.make_gpt_neox(tmp_path / "pythia-160m")
+    torch.save(load_file(folder / WEIGHTS), folder / "pytorch_model.bin")
+    (folder / WEIGHTS).unlink()
+    with pytest.raises(WeightsError, match="pickled"):
+        read_checkpoint(folder, model_types={"gpt_neox"})
+    ((language, code),) = [block for block in BLOCK.findall(FAMILIES) if block[0] != "bash"]
+    assert language == "python"
+    monkeypatch.chdir(tmp_path)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=2 * HANG_S)
+    read_checkpoint(folder, model_types={"gpt_neox"})
 
 
 def test_the_config_line(folder: Path) -> None:
