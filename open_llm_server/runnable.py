@@ -13,8 +13,9 @@ import os
 import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from .config.cards import Card, cards
 from .config.schema import ModelConfig
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from .runner import LLMRunner
 
 log = logging.getLogger(__name__)
+Made = TypeVar("Made")
 
 LOADING_RETRY_S = 2.0
 """Suggested to callers while a model is being loaded."""
@@ -112,12 +114,14 @@ class LLMRunnable:
         settings = Settings.of(config)
         card = cards().get(plan.card) if plan.card else None
         pinned_slots = 2 if settings.prompt else 0
-        engine = await asyncio.to_thread(cls.open_engine, plan, config, pinned_slots=pinned_slots)
+        engine = await _in_own_thread(
+            lambda: cls.open_engine(plan, config, pinned_slots=pinned_slots)
+        )
         try:
             _check_search(settings, engine, slots=config.slots)
             prompts, stop = await cls._prompt_format(engine, card)
             pins = await _preprompt_tokens(engine, prompts, settings.prompt)
-            worker = await asyncio.to_thread(_start_worker, engine, config, pins, on_crash)
+            worker = await _in_own_thread(lambda: _start_worker(engine, config, pins, on_crash))
         except BaseException:
             engine.close()
             raise
@@ -220,6 +224,20 @@ async def _preprompt_tokens(
         f"the pre-prompt (--prompt) is at least {longest} tokens long and the model holds "
         f"{room + 1}; shorten it or set a larger --context-length"
     )
+
+
+async def _in_own_thread(call: Callable[[], Made]) -> Made:
+    """Calls in a thread that ends with the call.
+
+    OpenMP keeps a team for every thread that has computed. Once all their members outnumber the
+    cores it takes the machine for crowded, and its threads sleep where they would look for work:
+    torch's small models are half as fast then (`python -m benchmarks.torch_engine --loader`).
+    """
+    executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="load")
+    try:
+        return await asyncio.get_running_loop().run_in_executor(executor, call)
+    finally:
+        executor.shutdown(wait=False)
 
 
 def _start_worker(

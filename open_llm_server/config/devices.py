@@ -27,6 +27,9 @@ _THREAD_VARIABLES = (
 # costs up to a fifth of the speed on quiet ones. This lies between (python -m benchmarks.spins).
 SPINS = "4000"
 
+# Sizes of products that torch keeps code for, at about half a megabyte each.
+PRODUCTS = "256"
+
 
 def worker_env(plan: ModelPlan) -> dict[str, str]:
     """What a model's process needs in its environment before anything heavy is imported."""
@@ -34,6 +37,7 @@ def worker_env(plan: ModelPlan) -> dict[str, str]:
     environment["GOMP_SPINCOUNT"] = SPINS
     # When llama.cpp gives up it would start a debugger first, and hold the process for seconds.
     environment["GGML_NO_BACKTRACE"] = "1"
+    environment["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = PRODUCTS
     if plan.gpus:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(plan.gpus)
         # Numbers as nvidia-smi shows them; CUDA's own order is by speed.

@@ -15,7 +15,7 @@ from torch import Tensor
 from .base import Row
 from .torch_cache import Block, Rows
 from .torch_decoder import Decoder, Shape
-from .torch_ragged import Span, decoding_parts, order, pack
+from .torch_ragged import LARGEST_PADDING, Part, Span, decoding_parts, order, pack, padding
 from .torch_t5 import T5
 
 Check = Callable[[], None]
@@ -57,12 +57,13 @@ class Causal:
     def __init__(self, model: Decoder, *, slots: int, capacity: int, dtype: torch.dtype) -> None:
         """`capacity`: tokens that a slot can hold."""
         self._model = model
-        self._capacity = capacity
+        self._capacity = max(capacity, LARGEST_PADDING)
+        self._spare = slots
         self._dtype = dtype
         self._device = model.devices.embed
         self.device = model.devices.head
         self.shape = model.shape
-        self._blocks = self._new_blocks(slots, capacity)
+        self._blocks = self._new_blocks(slots + 1, self._capacity)
         self.rows = Rows(slots, self._blocks)
 
     def evaluate(self, rows: Sequence[Row], check: Check) -> tuple[Tensor, list[int]]:
@@ -76,6 +77,7 @@ class Causal:
             self._dtype,
             self._device,
             self._model.bias,
+            self._spare,
         )
         states = self._model.states(batch, self._blocks, check)
         firsts = [0] * len(rows)
@@ -91,14 +93,15 @@ class Causal:
         return self._model.logits(states)
 
     def pooled(self, tokens: Sequence[int], chunk: int, between: Check) -> Tensor:
-        blocks = self._new_blocks(1, len(tokens))
+        length = max(len(tokens), LARGEST_PADDING)
+        blocks = self._new_blocks(2, length)
         total = torch.zeros(self.shape.hidden)
         for start in range(0, len(tokens), chunk):
             if start:
                 between()
             span = Span(0, start, tokens[start : start + chunk])
-            batch = pack([span], len(tokens), self._dtype, self._device, self._model.bias)
-            states = self._model.states(batch, blocks, lambda: None)
+            batch = pack([span], length, self._dtype, self._device, self._model.bias, spare=1)
+            states = self._model.states(batch, blocks, lambda: None)[: len(span.tokens)]
             total += states.sum(dim=0, dtype=torch.float32).cpu()
         return total / len(tokens)
 
@@ -119,13 +122,14 @@ class Encoded:
 
     def __init__(self, model: T5, *, slots: int, capacity: int) -> None:
         self._model = model
-        self._capacity = capacity
+        self._capacity = capacity = max(capacity, LARGEST_PADDING)
+        self._spare = slots
         self.shape = model.shape
         self.device = model.devices.head
         sizes = (model.shape.heads, model.shape.head_size, model.dtype)
         places = [layer.device for layer in model.decoder]
-        self._own = [Block(slots, capacity, *sizes, device) for device in places]
-        self._cross = [Block(slots, capacity, *sizes, device) for device in places]
+        self._own = [Block(slots + 1, capacity, *sizes, device) for device in places]
+        self._cross = [Block(slots + 1, capacity, *sizes, device) for device in places]
         self.rows = Rows(slots, self._own, self._cross)
 
     def evaluate(self, rows: Sequence[Row], check: Check) -> tuple[Tensor, list[int]]:
@@ -145,9 +149,13 @@ class Encoded:
             model.dtype,
             model.devices.embed,
             model.bias,
+            self._spare,
         )
         read = [(spans[place].row, encoded[place]) for place in places]
         parts = decoding_parts(read, model.dtype, model.devices.embed)
+        if len(batch.tokens) > len(rows):  # padded
+            spare = (self._spare, self._spare + 1)
+            parts.append(Part(len(rows), len(batch.tokens), *spare, length=1, mask=None))
         states = model.states(batch, self._own, self._cross, parts, check)
         for row, length in zip(rows, encoded, strict=True):
             self.rows.encoded[row.slot] = length
@@ -161,16 +169,21 @@ class Encoded:
         return self._model.logits(states)
 
     def pooled(self, tokens: Sequence[int], chunk: int, between: Check) -> Tensor:
-        return self._model.encode([tokens], between).mean(dim=0, dtype=torch.float32).cpu()
+        prompts = [tokens, [0] * padding(len(tokens))]
+        states = self._model.encode([prompt for prompt in prompts if prompt], between)
+        return states[: len(tokens)].mean(dim=0, dtype=torch.float32).cpu()
 
     def _encode(self, rows: Sequence[Row], check: Check) -> None:
         if not rows:
             return
+        prompts = [row.tokens[:-1] for row in rows]
+        into = [self.rows.of(row.slot) for row in rows]
+        if padded := padding(sum(map(len, prompts))):
+            prompts, into = [*prompts, [0] * padded], [*into, self._spare]
         places: list[int] = []
-        for row in rows:
-            base = self.rows.of(row.slot) * self._capacity
-            places += range(base, base + len(row.tokens) - 1)
-        states = self._model.encode([row.tokens[:-1] for row in rows], check)
+        for row, prompt in zip(into, prompts, strict=True):
+            places += range(row * self._capacity, row * self._capacity + len(prompt))
+        states = self._model.encode(prompts, check)
         self._model.remember(states, torch.tensor(places, device=states.device), self._cross)
 
 

@@ -6,6 +6,7 @@ with one new token each share an attention call, rows with more have one of thei
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -24,6 +25,11 @@ WASTE = 2.0
 times what its rows hold, and shorter rows than that get a call of their own."""
 SMALL = 512
 """Positions that are not worth a call of their own."""
+EXACT = 32
+"""Batches of so many tokens are not padded: steps that decode."""
+_STEPS = ((64, 8), (128, 16), (512, 32), (math.inf, 128))
+"""(up to so many tokens, rounded to a multiple of this)."""
+LARGEST_PADDING = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +93,33 @@ def order(spans: Sequence[Span]) -> list[int]:
     return sorted(range(len(spans)), key=lambda i: (len(spans[i].tokens) > 1, spans[i].row))
 
 
+def padding(count: int) -> int:
+    """How many tokens to compute beside `count`, for nobody.
+
+    oneDNN makes code for each size of a product: half a megabyte and half a millisecond the first
+    time. Sizes that few steps have are rounded up.
+    """
+    if count <= EXACT:
+        return 0
+    step = next(step for limit, step in _STEPS if count <= limit)
+    return -count % step
+
+
 def pack(
     spans: Sequence[Span],
     capacity: int,
     dtype: torch.dtype,
     device: torch.device,
     bias: Bias | None,
+    spare: int,
 ) -> Ragged:
-    """`spans` in the order of `order`; `capacity` is the number of positions of a row."""
+    """`spans` in the order of `order`; `capacity` is the number of positions of a row.
+
+    `spare` is a row that nobody reads: what is padded goes there. Its tokens come last.
+    """
+    single = sum(len(span.tokens) == 1 for span in spans)
+    if padded := padding(sum(len(span.tokens) for span in spans)):
+        spans = [*spans, Span(spare, 0, [0] * padded)]
     tokens: list[int] = []
     positions: list[int] = []
     places: list[int] = []
@@ -104,7 +129,6 @@ def pack(
         base = span.row * capacity
         places += range(base + span.position, base + span.end)
     packed = torch.tensor((tokens, positions, places), device=device)
-    single = sum(len(span.tokens) == 1 for span in spans)
     parts = decoding_parts([(span.row, span.end) for span in spans[:single]], dtype, device, bias)
     first = single
     for span in spans[single:]:

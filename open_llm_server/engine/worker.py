@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 
 from ..core import FinishReason
@@ -17,6 +16,7 @@ from ..errors import DeadlineExceeded, Draining, EngineError, OpenLLMError
 from .admission import Admission
 from .base import Aborted, Batch, Engine, Row, RowError
 from .counters import Counters
+from .embeds import Embeds, Helping
 from .job import Event, Finished, Generated, Job, Scored
 from .places import Places
 from .post import Post
@@ -31,7 +31,7 @@ makes all the others wait for its whole prompt."""
 
 
 class _Left(Exception):
-    """Whoever asked for the embedding being made does not want it any more."""
+    """Whoever asked for the embeddings being made does not want them any more."""
 
 
 class Worker:
@@ -74,7 +74,7 @@ class Worker:
         self._current: set[Job] = set()
 
         self._tickets: dict[Job, tuple[Ticket, Task]] = {}
-        self._embeds: deque[Ticket] = deque()
+        self._embeds = Embeds()
         self._post = Post()
         self._places = Places(self._scheduler, self.admission)
         self._thread: threading.Thread | None = None
@@ -224,7 +224,7 @@ class Worker:
                 self._tickets[task.job] = (ticket, task)
                 self._scheduler.add(task.job)
             if ticket.inputs:
-                self._embeds.append(ticket)
+                self._embeds.add(ticket)
         for ticket in leaving:
             if ticket.left:
                 self.counters.cancelled += 1
@@ -308,43 +308,36 @@ class Worker:
         """One helping of embeddings; generation goes on in between."""
         if not self._embeds:
             return False
-        ticket = self._embeds[0]
-        ticket.started_at = ticket.started_at or self._clock()
-        inputs: list[Sequence[int]] = []
-        budget = self._engine.limits.batch_tokens
-        for tokens in ticket.inputs[len(ticket.vectors) :]:
-            if inputs and len(tokens) > budget:
-                break
-            inputs.append(tokens)
-            budget -= len(tokens)
-        self._call_began_at = self._clock()
+        helping = self._embeds.helping(self._engine.limits.batch_tokens)
+        self._call_began_at = now = self._clock()
+        for ticket, _ in helping:
+            ticket.started_at = ticket.started_at or now
+        inputs = [tokens for _, tokens in helping]
         try:
-            vectors = self._engine.embed(inputs, between=lambda: self._between(ticket))
+            vectors = self._engine.embed(inputs, between=lambda: self._between(helping))
         except _Left:
             return True
-        except OpenLLMError as error:  # this input's fault, and nobody else's
-            self._fail(ticket, error)
+        except OpenLLMError as error:  # one input's fault, and nobody else's
+            if len({ticket for ticket, _ in helping}) == 1:
+                self._fail(helping[0][0], error)
+            else:
+                self._embeds.separate(helping)
             return True
         finally:
             self._call_began_at = None
         self.last_step_at = self._clock()
-        ticket.vectors.extend(map(tuple, vectors))
         self.counters.embedded_tokens += sum(map(len, inputs))
-        ticket.left = len(ticket.inputs) - len(ticket.vectors)
-        self._embeds.popleft()
-        if ticket.left:
-            self._embeds.append(ticket)  # others get their turn first
-            return True
-        self._post.put(ticket, Vectors(tuple(ticket.vectors)))
-        self.counters.finished += 1
-        self.admission.leave(ticket.size, done=True)
-        self._over(ticket)
+        for ticket in self._embeds.take_in(helping, vectors):
+            self._post.put(ticket, Vectors(tuple(ticket.vectors)))
+            self.counters.finished += 1
+            self.admission.leave(ticket.size, done=True)
+            self._over(ticket)
         return True
 
-    def _between(self, ticket: Ticket) -> None:
+    def _between(self, helping: Helping) -> None:
         self._round()
         self._call_began_at = self._clock()
-        if not ticket.left:
+        if not any(ticket.left for ticket, _ in helping):
             raise _Left
 
     # -- endings --------------------------------------------------------------------------

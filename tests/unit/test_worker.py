@@ -351,9 +351,14 @@ class FussyEngine(FakeEngine):
 async def test_an_embedding_that_fails_costs_its_request_only() -> None:
     async with running(FussyEngine(slots=1)) as worker:
         bad = Ticket(caller="", inputs=[list(b"bad")])
-        worker.submit(bad)
+        good = [Ticket(caller="", inputs=[[1], [2]]) for _ in range(2)]
+        for embeds in (good[0], bad, good[1]):  # they may be computed in one call
+            worker.submit(embeds)
         with pytest.raises(EngineError, match="not a number"):
             await read(bad)
+        for embeds in good:
+            (*_, vectors) = await read(embeds)
+            assert isinstance(vectors, Vectors) and len(vectors.vectors) == 2
         assert text(await answer(worker, ticket()))
         assert worker.admission.live == 0
 
