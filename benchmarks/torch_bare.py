@@ -1,7 +1,8 @@
 """The yardsticks for models on torch, each alone in a process of its own.
 
 `generate` and `batches` are transformers' own loops (the latter its continuous batching),
-`ctranslate2` is that library in int8, `engine` is our engine without a server. A process reads one
+`ctranslate2` is that library in int8, `engine` is our engine without a server, and `crowded` our
+engine beside an idle thread that OpenMP counts. A process reads one
 order a line as JSON and answers with one line: `{"prompts": [[token, …], …], "new_tokens"}` ->
 `{"tokens", "seconds", "first_s"}`; all prompts are one batch, `first_s` is null where nobody says.
 """
@@ -135,11 +136,26 @@ def engine(place: Place) -> Loop:
     return engine_loop(place)
 
 
+def crowded(place: Place) -> Loop:
+    """The same, beside a thread that has computed once and sleeps since."""
+    import threading
+
+    import torch
+
+    def compute() -> None:
+        torch.randn(1024, 1024).sum()
+        threading.Event().wait()
+
+    threading.Thread(target=compute, daemon=True).start()
+    return engine(place)
+
+
 KINDS: dict[str, Callable[[Place], Loop]] = {
     "generate": generate,
     "batches": batches,
     "ctranslate2": ctranslate2,
     "engine": engine,
+    "crowded": crowded,
 }
 
 

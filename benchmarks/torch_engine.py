@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 from open_llm_server.config.devices import SPINS
 from open_llm_server.engine.base import Batch, Draw, Row
 
-from .torch_bare import NEW_TOKENS, Loop, Place, bare
+from .torch_bare import Loop, Place, bare
 from .torch_models import FLAN_T5_BASE, PYTHIA_160M, Words, cached
 
 MODEL_TYPES = ("t5", "gpt_neox")
 STREAMS = (1, 4, 16)
+ENVIRONMENT = {"GOMP_SPINCOUNT": SPINS}
 
 
 def engine_loop(place: Place) -> Loop:
@@ -84,22 +87,29 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument(
+        "--crowded", action="store_true", help="compare with an engine beside an idle OpenMP team"
+    )
     chosen = parser.parse_args()
+    kinds = ("engine", "crowded") if chosen.crowded else ("engine",)
     for checkpoint in (FLAN_T5_BASE, PYTHIA_160M):
         place = Place(cached(checkpoint), chosen.threads, chosen.device, chosen.dtype)
         words = Words(checkpoint, seed=1)
-        with bare("engine", place, {"GOMP_SPINCOUNT": SPINS}) as loop:
-            loop.measure([words.prompt().tokens], 4)
+        with ExitStack() as stack:
+            loops = [stack.enter_context(bare(kind, place, ENVIRONMENT)) for kind in kinds]
+            for loop in loops:
+                loop.measure([words.prompt().tokens], 4)
             for streams in STREAMS:
-                found = [
-                    loop.measure([prompt.tokens for prompt in words.prompts(streams)])
-                    for _ in range(chosen.rounds)
-                ]
-                rates = " ".join(f"{one.tokens_per_s:6.1f}" for one in found)
-                first = " ".join(f"{1000 * (one.first_s or 0):.0f}" for one in found)
+                rates: dict[str, list[float]] = {kind: [] for kind in kinds}
+                for _ in range(chosen.rounds):
+                    prompts = [prompt.tokens for prompt in words.prompts(streams)]
+                    for loop in loops:
+                        rates[loop.kind].append(loop.measure(prompts).tokens_per_s)
+                medians = {kind: statistics.median(found) for kind, found in rates.items()}
                 print(
-                    f"{checkpoint.label:<14} {streams:2} streams of {NEW_TOKENS} tokens: "
-                    f"{rates} tokens/s, first after {first} ms"
+                    f"{checkpoint.label:<14} {chosen.dtype} {streams:2} streams: "
+                    + ", ".join(f"{kind} {rate:.1f} tokens/s" for kind, rate in medians.items())
+                    + f" ({medians[kinds[-1]] / medians['engine']:.2f})" * chosen.crowded
                 )
 
 
