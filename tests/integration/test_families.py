@@ -56,6 +56,9 @@ def expected(folders: dict[str, Path]) -> dict[tuple[str, str], str]:
         loader: Any = AutoModelForSeq2SeqLM if encodes else AutoModelForCausalLM
         model: Any = loader.from_pretrained(folder, dtype=torch.float32)
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        ends = [model.config.eos_token_id]
+        if name == "dolly":  # its end key, which generate knows nothing of
+            ends.append(tokenizer.token_to_id("### End"))
         for text in TEXTS:
             ids = torch.tensor([tokenizer.encode(text).ids])
             output = model.generate(
@@ -63,6 +66,7 @@ def expected(folders: dict[str, Path]) -> dict[tuple[str, str], str]:
                 attention_mask=torch.ones_like(ids),
                 max_new_tokens=NEW_TOKENS,
                 do_sample=False,
+                eos_token_id=ends,
             )[0]
             new = output[1:] if encodes else output[ids.shape[1] :]
             found[name, text] = tokenizer.decode(new.tolist())
