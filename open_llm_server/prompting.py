@@ -61,7 +61,7 @@ class Prompting:
             if not tokens:
                 raise InvalidField("an input to embed must not be empty", param=param)
             length = len(ended(tokens, suffix))
-            self._check_length(length, limits.context_length, param)
+            self._check_length(length, limits.context_length, param, what="input")
             inputs.append(tokens)
             count += length
         return inputs, count
@@ -133,15 +133,16 @@ class Prompting:
                 )
         return list(prompt)
 
-    def _check_length(self, count: int, room: int, param: str) -> None:
+    def _check_length(self, count: int, room: int, param: str, *, what: str = "prompt") -> None:
         if count <= room:
             return
         limits = self._engine.limits
-        what, held = ("prompt", ", answer included") if limits.generates else ("input", "")
+        held = ", answer included" if what == "prompt" else ""
+        # The positions of a model that only embeds are learned: there are no more of them.
+        more = ", or start the server with a larger --context-length" if limits.generates else ""
         raise ContextLengthExceeded(
             f"the {what} is {count} tokens long and model '{self._model}' holds "
-            f"{limits.context_length}{held}; shorten it, or start the server with a larger "
-            "--context-length",
+            f"{limits.context_length}{held}; shorten it{more}",
             param=param,
             n_prompt_tokens=count,
             n_ctx=limits.context_length,

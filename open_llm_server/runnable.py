@@ -231,7 +231,8 @@ async def _in_own_thread(call: Callable[[], Made]) -> Made:
 
     OpenMP keeps a team for every thread that has computed. Once all their members outnumber the
     cores it takes the machine for crowded, and its threads sleep where they would look for work:
-    torch's small models lose a fifth of their speed and more (`python -m benchmarks.torch_engine --crowded`).
+    torch's small models lose a fifth of their speed and more then
+    (`python -m benchmarks.torch_engine --crowded`).
     """
     executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="load")
     try:

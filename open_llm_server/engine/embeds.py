@@ -71,4 +71,4 @@ class Embeds:
 
     def separate(self, helping: Helping) -> None:
         """One of these inputs is at fault: each ticket is computed by itself from now on."""
-        self._apart.update(ticket for ticket, _ in helping)
+        self._apart.update(ticket for ticket, _ in helping if ticket.left)

@@ -21,7 +21,7 @@ from .shares import shares
 OUTPUT_WEIGHT = 2.0
 """An answer's token costs its caller as much as this many of a prompt's (the paper's choice)."""
 MIN_SHARED = 16
-"""Prefixes shorter than this are evaluated again: moving them costs about as much."""
+"""Shorter prefixes are evaluated again, which costs about as much; but by no encoder."""
 MOST_CARRIED = 32
 """A copy may move all that its source holds: more than so many times the shared part, and
 evaluating that part again costs less."""
@@ -67,6 +67,7 @@ class Scheduler:
         self._trims: list[tuple[int, int]] = []
         self._clock = 0
         self.reused_tokens = 0
+        self._least = 1 if limits.whole_prompt else MIN_SHARED
 
     # -- orders ---------------------------------------------------------------------------
 
@@ -122,6 +123,11 @@ class Scheduler:
     @property
     def num_running(self) -> int:
         return len(self._running)
+
+    @property
+    def num_answers(self) -> int:
+        """Answers that the running jobs write; a beam search writes several."""
+        return sum(1 + len(job.others) for job in self._running)
 
     @property
     def num_waiting(self) -> int:
@@ -246,7 +252,6 @@ class Scheduler:
         if best in idle and (2 * length >= len(best.tokens) or beams > 1):
             slot = best  # a conversation that goes on: it stays where it is
         else:
-            # The contents that are missed least: none at all, then the longest unused.
             slot = min(idle, key=lambda slot: (slot is best, bool(slot.tokens), slot.last_used))
         if slot is best:
             if len(slot.tokens) > length:
@@ -293,7 +298,7 @@ class Scheduler:
                 if common > length or (common == length and best and best.job and not slot.job):
                     best, length = slot, common
         # The operator's pre-prompt is never evaluated again, however short it is.
-        if length < MIN_SHARED and not (best and best.pinned and length == len(best.tokens)):
+        if length < self._least and not (best and best.pinned and length == len(best.tokens)):
             return None, 0
         return best, length
 
@@ -312,7 +317,7 @@ class Scheduler:
         other.
         """
         best: Job | None = None
-        length = held + MIN_SHARED - 1
+        length = held + self._least - 1
         if job.score_prompt:
             return None, 0
         for other in self._running:
@@ -346,7 +351,7 @@ class Scheduler:
             if job.leader:
                 return
         slot = self._slots[job.slot]
-        if length >= len(slot.tokens) + MIN_SHARED:
+        if length >= len(slot.tokens) + self._least:
             if slot.tokens:
                 trims.append((slot.number, 0))
             self.reused_tokens += length - len(slot.tokens)

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, EngineError
 from .base import Aborted, Batch, Limits, Outcome, Row, RowError, Score
 from .memory import give_back
 from .suffix import ended, input_suffix
@@ -31,6 +31,7 @@ from .torch_vocab import Vocabulary
 
 BATCH_TOKENS = 512
 """Tokens of a step. More makes a prompt no faster on a CPU, and a step others wait in longer."""
+_NOTHING: tuple[int | None, Score | None] = (None, None)
 SCORED_LINES = 64
 """Log-probabilities of so many prompt tokens are computed at once: a large vocabulary times a
 whole prompt would be gigabytes."""
@@ -149,14 +150,24 @@ class TorchEngine:
             states, firsts = self._evaluate(rows)
             begins = {row.slot: first for row, first in zip(rows, firsts, strict=True)}
             logits, lines = self._logits(rows, states, begins)
+            # Whatever may find a row that cannot be computed comes before tokens are chosen:
+            # nothing of the step's rows counts then, and a sampler remembers what it chose.
             found = self._searches.advance(batch.rows, logits, lines)
+            scored = {
+                row.slot: self._score(row, states, begins[row.slot])
+                for row in batch.rows
+                if row.targets
+            }
             drawn = self._draw(batch.rows, logits, lines)
-            outcomes = []
-            for row in batch.rows:
-                token, score = drawn.get(row.slot, (None, None))
-                targets = self._score(row, states, begins[row.slot]) if row.targets else ()
-                outcomes.append(Outcome(row.slot, token, score, targets, found.get(row.slot, ())))
-            return outcomes
+            return [
+                Outcome(
+                    row.slot,
+                    *drawn.get(row.slot, _NOTHING),
+                    scored.get(row.slot, ()),
+                    found.get(row.slot, ()),
+                )
+                for row in batch.rows
+            ]
 
     def forget(self, slot: int) -> None:
         self._network.rows.trim(slot, 0)
@@ -172,6 +183,8 @@ class TorchEngine:
             text = ended(tokens, input_suffix(self._limits))
             with torch.inference_mode():
                 mean = self._network.pooled(text, self._limits.batch_tokens, between)
+                if not torch.isfinite(mean).all():
+                    raise EngineError("the model's embedding of this input is not a number")
                 vectors.append(torch.nn.functional.normalize(mean, dim=0).tolist())
         return vectors
 
@@ -181,6 +194,8 @@ class TorchEngine:
     # -- parts ----------------------------------------------------------------------------
 
     def _evaluate(self, rows: Sequence[Row]) -> tuple[Tensor, list[int]]:
+        if not rows:  # searches that are over, whose result got lost with another row's error
+            return torch.empty(0, self._network.shape.hidden, device=self._network.device), []
         with self._stepping:
             self._in_step, self._aborting = True, False
         try:

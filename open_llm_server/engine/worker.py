@@ -124,7 +124,7 @@ class Worker:
 
     @property
     def num_waiting(self) -> int:
-        return max(0, self.admission.live - self._scheduler.num_running)
+        return max(0, self.admission.live - self._scheduler.num_answers)
 
     @property
     def running(self) -> int:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from fidelity import KINDS, NEW_TOKENS, STEP_TOKENS, Order, Pair, order, run, search
+from fidelity import KINDS, NEW_TOKENS, SLOTS, STEP_TOKENS, Order, Pair, order, run, search
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from open_llm_server.engine.base import Batch, Draw, Row, RowError, Score, Search
+from open_llm_server.errors import EngineError
 
 pytestmark = pytest.mark.weights
 
@@ -222,3 +226,77 @@ def test_bfloat16_and_int8_are_near(pair: Pair, tmp_path: Path) -> None:
         score = entry.scores[0]
         assert score is not None
         assert exact[score.token] > exact.max() - 1.0
+
+
+@pytest.fixture
+def encoder_decoder(tmp_path: Path) -> Pair:
+    kind = KINDS["t5"]
+    return Pair(kind.make(tmp_path / "checkpoint", **kind.config), slots=4)
+
+
+def test_a_search_that_ended_beside_a_broken_row_gives_its_result_again(
+    encoder_decoder: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, prompt = encoder_decoder.engine, encoder_decoder.prompt(TEXTS[0])
+    rows = [
+        Row(first, prompt, 0, draw=Draw(num_beams=2), search=Search((first, first + 1), 1, limit))
+        for first, limit in ((0, 2), (2, 5))
+    ]
+    engine.step(Batch(rows=rows))
+    logits = engine._network.logits
+
+    def broken(states: torch.Tensor) -> torch.Tensor:
+        return logits(states).index_fill(0, torch.tensor([2, 3]), torch.nan)
+
+    rows = [replace(row, tokens=(), start=len(prompt)) for row in rows]
+    with monkeypatch.context() as patched:
+        patched.setattr(engine._network, "logits", broken)
+        with pytest.raises(RowError) as bad:
+            engine.step(Batch(rows=rows))
+    assert bad.value.slot == 2
+    (outcome,) = engine.step(Batch(rows=rows[:1]))
+    (found,) = outcome.found
+    expected = encoder_decoder.generate(prompt, max_new_tokens=2, do_sample=False, num_beams=2)
+    assert list(found.tokens) == expected[0]
+
+
+def test_a_row_that_cannot_be_scored_leaves_its_neighbours_seed_alone(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if pair.encodes:
+        assert pair.engine.limits.whole_prompt, "no prompt of an encoder is scored"
+        return
+    engine, prompt = pair.engine, pair.prompt(TEXTS[0])
+    draw = replace(Draw(prompt=prompt), temperature=2.0, seed=3)
+    for slot in range(SLOTS):
+        engine.forget(slot)
+    rows = [
+        Row(0, prompt, 0, draw=draw),
+        Row(1, prompt, 0, targets=prompt[1:]),
+    ]
+    before = engine.step(Batch(rows=rows[:1]))[0].token
+    engine.forget(0)
+    real = engine._score
+
+    def score(row: Row, states: torch.Tensor, first: int) -> list[Score]:
+        return real(row, states * torch.nan, first)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, "_score", score)
+        with pytest.raises(RowError):
+            engine.step(Batch(rows=rows))
+    trims = [(row.slot, 0) for row in rows]
+    assert engine.step(Batch(trims=trims, rows=rows[:1]))[0].token == before
+
+
+def test_an_embedding_that_is_no_number_is_an_error(tmp_path: Path) -> None:
+    kind = KINDS["bloom"]
+    pair = Pair(kind.make(tmp_path / "checkpoint", **kind.config))
+    norm = pair.engine._network._model.norm  # type: ignore[attr-defined]  # the real one's
+    object.__setattr__(
+        pair.engine._network._model,  # type: ignore[attr-defined]  # the real one's
+        "norm",
+        lambda states: norm(states) * torch.nan,
+    )
+    with pytest.raises(EngineError, match="not a number"):
+        pair.engine.embed([pair.prompt(TEXTS[0])])
