@@ -28,7 +28,7 @@ _THREAD_VARIABLES = (
 SPINS = "4000"
 
 # Sizes of products that torch keeps code for, at about half a megabyte each.
-PRODUCTS = "256"
+PRODUCTS = "128"
 
 
 def worker_env(plan: ModelPlan) -> dict[str, str]:
