@@ -47,7 +47,7 @@ test: lint ## set up, then every check and every test
 	@$(BIN)/python -m pytest
 
 check: lint ## set up, then format, lint, types, architecture and unit tests: under a minute
-	@$(BIN)/python -m pytest -q tests/unit tests/test_architecture.py
+	@$(BIN)/python -m pytest -q -n 2 tests/unit tests/test_architecture.py
 
 lint: $(TESTING)
 	@$(BIN)/ruff format --check $(SOURCES)
