@@ -105,15 +105,15 @@ def test_slots_that_work_together_are_neighbours(weights: Path) -> None:
     engine.close()
 
 
-def test_a_large_room_is_given_back(
-    engine: LlamaCppEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_large_room_is_given_back(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = load(weights)  # of its own: other tests may have left small rooms in a shared one
     expected = generate(engine, 1)
     monkeypatch.setattr("open_llm_server.engine.llama_sequences.KEPT_BYTES", 0)
     draw = Draw(prompt=PROMPT)
     batch = Batch(copies=[Copy(0, 2, 5)], rows=[Row(2, PROMPT[5:], 5, draw)])
     assert [outcome.token for outcome in engine.step(batch)] == expected
     assert not any(len(state._bytes) for state in engine._sequences._states)
+    engine.close()
 
 
 def test_as_few_tokens_as_possible_move(weights: Path) -> None:
