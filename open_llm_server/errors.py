@@ -23,7 +23,10 @@ OpenLLMError                        code                     HTTP  gRPC
 ├── EngineError                     engine_error             500   INTERNAL
 └── StartError                      start_error              (the command line; exit code 1)
     ├── ConfigurationError          configuration            (exit code 2; also a ValueError)
+    ├── InsufficientMemory          insufficient_memory      (a model does not fit its device)
     └── WeightsError                weights                  (a model's file is not usable)
+        ├── InsufficientSpace       insufficient_space       (the disk is too full for it)
+        └── HubUnavailable          hub_unavailable          (exit code 75: try again later)
 
 Each message says what happened and what to do about it.
 """
@@ -255,6 +258,26 @@ class WeightsError(StartError):
     """A model's file is missing, damaged, or of a kind that is not loaded."""
 
     code = "weights"
+
+
+class InsufficientMemory(StartError):
+    """A model needs more memory than its device has free; `extra` has `needed` and `available`."""
+
+    code = "insufficient_memory"
+
+
+class InsufficientSpace(WeightsError):
+    """The file system is too full for an import; `extra` has `needed` and `available`, in bytes."""
+
+    code = "insufficient_space"
+
+
+class HubUnavailable(WeightsError):
+    """The hub did not answer, or broke off; nothing is wrong with what was asked of it."""
+
+    code = "hub_unavailable"
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h
+    passes = True
 
 
 def tree(root: type[OpenLLMError] = OpenLLMError) -> Iterator[type[OpenLLMError]]:
