@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     near = steps_s(engine, NEAR, HELD)
     engine._sequences.gather = lambda slots: None  # type: ignore[method-assign]  # without it
     far = steps_s(engine, FAR, HELD)
-    engine._sequences.gather = gather  # type: ignore[method-assign]
+    engine._sequences.gather = gather  # type: ignore[method-assign]  # with it again
     first, *moved = steps_s(engine, FAR, HELD)
     base = statistics.median(near)
     print(f"two sequences of {HELD} tokens, one step against that of neighbours:")

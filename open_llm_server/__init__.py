@@ -15,8 +15,18 @@ if TYPE_CHECKING:
     from .runnable import LLMRunnable
     from .runner import LLMRunner, get_runner
     from .serving import Server, start
+    from .store.importing import import_model
 
-__all__ = ["LLMRunnable", "LLMRunner", "Registry", "Server", "__version__", "get_runner", "start"]
+__all__ = [
+    "LLMRunnable",
+    "LLMRunner",
+    "Registry",
+    "Server",
+    "__version__",
+    "get_runner",
+    "import_model",
+    "start",
+]
 
 _HOMES = {
     "LLMRunnable": "runnable",
@@ -24,6 +34,7 @@ _HOMES = {
     "Registry": "registry",
     "Server": "serving",
     "get_runner": "runner",
+    "import_model": "store.importing",
     "start": "serving",
 }
 

@@ -55,9 +55,8 @@ def configure_uvicorn() -> None:
             self.config.timeout_graceful_shutdown = max(1, math.ceil(self.cut_at - now))
             return not self.server_state.tasks or now >= self.cut_at
 
-    # mypy takes a class for a constant, but the worker looks for it under this name.
-    uvicorn.Config = Config  # type: ignore[assignment,misc]
-    uvicorn.Server = Server  # type: ignore[misc]
+    # The worker looks for them under these names.
+    vars(uvicorn).update(Config=Config, Server=Server)
 
 
 def http_options(server: ServerConfig) -> dict[str, Any]:

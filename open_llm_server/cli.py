@@ -60,13 +60,21 @@ def _config() -> click.Command:
 
 
 def _models() -> click.Command:
-    return click.Command(
-        "models",
-        callback=_run_models,
-        params=[click.Option(["as_json", "--json"], is_flag=True, help="For machines.")],
-        short_help=_COMMANDS["models"][0],
-        help="List the families and models that can be started by name.",
-    )
+    from . import cli_models
+
+    return cli_models.group(_COMMANDS["models"][0])
+
+
+def _import() -> click.Command:
+    from . import cli_import
+
+    return cli_import.command(_COMMANDS["import"][0])
+
+
+def _fit() -> click.Command:
+    from . import cli_fit
+
+    return cli_fit.command(_COMMANDS["fit"][0], _resolve)
 
 
 def _perplexity() -> click.Command:
@@ -79,7 +87,9 @@ def _perplexity() -> click.Command:
 _COMMANDS: dict[str, tuple[str, Callable[[], click.Command]]] = {
     "start": ("Serve models over HTTP.", _start),
     "config": ("Print every value and where it comes from.", _config),
-    "models": ("List the models that can be started by name.", _models),
+    "models": ("List the models there are, and keep the imported ones.", _models),
+    "import": ("Bring a model's weights to this machine.", _import),
+    "fit": ("Say whether a model fits into memory.", _fit),
     "perplexity": ("Measure how well a model foretells a text.", _perplexity),
 }
 
@@ -131,12 +141,6 @@ def _run_config(models: tuple[str, ...], *, as_json: bool, sample: bool, **_: An
         click.echo(json.dumps(report.config_json(resolved), indent=2))
     else:
         click.echo(report.config_text(resolved))
-
-
-def _run_models(*, as_json: bool) -> None:
-    from .config import report
-
-    click.echo(json.dumps(report.models_json(), indent=2) if as_json else report.models_text())
 
 
 def _resolve(models: Sequence[str], *, need_models: bool = True) -> Resolved:

@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import perplexity
+from .cli_progress import shown
 from .config import options
 from .config.own_process import enter
 from .engine.base import RowError
 from .errors import ConfigurationError, EngineError, InvalidField
 from .perplexity import Tally
 from .registry import Registry, load_family
+from .store.importing import ensure
 
 if TYPE_CHECKING:
     from .config.resolved import ModelPlan, Resolved
@@ -137,6 +139,9 @@ def _run(resolved: Resolved, file: str, chosen: dict[str, Any]) -> None:
         raise ConfigurationError(f"perplexity measures one model at a time, and not {names}")
     (plan,) = resolved.models
     text = read_file(file)
+    if plan.missing:
+        with shown() as listener:
+            plan = ensure(plan, listener)
     load_family(plan).check_weights(plan)
     enter(plan)
     found = _measure(plan, file, text, window=chosen["window"], stride=chosen["stride"])

@@ -39,6 +39,7 @@ class Llama(LLMRunnable):
             threads=plan.threads,
             gpu_layers=-1 if plan.device.startswith(("gpu", "mps")) else 0,
             lora=config.lora,
+            force=config.force,
         )
 
 

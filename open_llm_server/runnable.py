@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from .arrival import Arrival
 from .config.cards import Card, cards
 from .config.schema import ModelConfig
 from .config.weights import WeightsKind
@@ -25,7 +26,6 @@ from .errors import (
     ConfigurationError,
     ContextLengthExceeded,
     InvalidField,
-    ModelLoading,
     OpenLLMError,
     StartError,
     WeightsError,
@@ -45,8 +45,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 Made = TypeVar("Made")
 
-LOADING_RETRY_S = 2.0
-"""Suggested to callers while a model is being loaded."""
 PATIENCE_S = 3.0
 """A request to a model that is being loaded waits so long before it is refused."""
 ALIVE_EVERY_S = 2.0
@@ -107,13 +105,14 @@ class LLMRunnable:
     @classmethod
     async def load(cls, plan: ModelPlan, *, on_crash: Callable[[BaseException], None]) -> Host:
         """Loads the model and starts its worker. Raises StartError with the way out."""
+        from .engine.fit_sizes import PINNED_SLOTS
         from .generation import Settings
         from .host import Host, Identity
 
         config = cls.Config.model_validate(plan.config)
         settings = Settings.of(config)
         card = cards().get(plan.card) if plan.card else None
-        pinned_slots = 2 if settings.prompt else 0
+        pinned_slots = PINNED_SLOTS if settings.prompt else 0
         engine = await _in_own_thread(
             lambda: cls.open_engine(plan, config, pinned_slots=pinned_slots)
         )
@@ -257,8 +256,11 @@ def _start_worker(
 
 
 def weights_path(plan: ModelPlan) -> Path:
-    """The file or folder that a plan's source names on this machine."""
+    """The file or folder on this machine that holds a plan's weights. Raises StartError."""
     from .config.models import local_path
+
+    if plan.stored:
+        return Path(plan.stored)
 
     if plan.source is None:
         raise ConfigurationError(
@@ -281,6 +283,7 @@ class Hosting:
         self._leave = leave
         self._host: Host | None = None
         self._failed: OpenLLMError | None = None
+        self._arrival = Arrival(plan, told=leave)
         self._loading: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
 
@@ -293,18 +296,15 @@ class Hosting:
         """The frames that answer one encoded call."""
         self.begin()
         assert self._loading is not None
-        if not (self._wait or self._loading.done() or decode_call(request).op == "info"):
+        soon = self._arrival.progress is None
+        if soon and not (self._wait or self._loading.done() or decode_call(request).op == "info"):
             # A model that is nearly there is worth the wait: better late than refused.
             await asyncio.wait({self._loading}, timeout=PATIENCE_S)
         while self._wait and not self._loading.done():
             await asyncio.wait({self._loading}, timeout=ALIVE_EVERY_S)
             yield encode(Alive())
         if self._host is None:
-            error = self._failed or ModelLoading(
-                f"model '{self._plan.name}' is being loaded; try again shortly",
-                retry_after=LOADING_RETRY_S,
-            )
-            yield encode(Failure(error.frame()))
+            yield encode(Failure((self._failed or self._arrival.refusal()).frame()))
             return
         frames = self._host.serve(request)
         try:
@@ -315,6 +315,7 @@ class Hosting:
 
     async def close(self) -> None:
         """Frees the model."""
+        self._arrival.give_up()
         for task in (self._loading, self._watching):
             if task:
                 task.cancel()
@@ -324,8 +325,9 @@ class Hosting:
     async def _load(self) -> None:
         try:
             family = load_family(self._plan)
-            self._host = await family.load(self._plan, on_crash=self._crashed)
-            limit_s = family.Config.model_validate(self._plan.config).step_timeout_s
+            plan = await _in_own_thread(self._arrival.complete)
+            self._host = await family.load(plan, on_crash=self._crashed)
+            limit_s = family.Config.model_validate(plan.config).step_timeout_s
             if limit_s:
                 watch = self._watch(self._host, limit_s)
                 self._watching = asyncio.get_running_loop().create_task(watch)

@@ -19,9 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .config.devices import worker_env
+from .config.folder import bentoml_home
 from .config.resolved import VARIABLE, ModelPlan, Resolved
-from .errors import OpenLLMError, StartError
+from .errors import OpenLLMError, StartError, WeightsError
 from .supervisor_logs import say
+from .supervisor_news import News
 from .supervisor_probe import ModelProbe, file_probe
 from .supervisor_process import Command, Nursery
 from .supervisor_seat import Seat
@@ -68,6 +70,7 @@ def run(resolved: Resolved, *, report: Report | None = None, lifeline: int | Non
 async def _run(resolved: Resolved, report: Report, lifeline: int | None) -> int:
     _check_tls(resolved)
     check_weights(resolved.models)
+    check_store(resolved.models)
     raise_open_files()
     with contextlib.ExitStack() as held:
         tcp = held.enter_context(listen_tcp(resolved.server.host, resolved.server.port))
@@ -102,6 +105,7 @@ class Supervisor:
         self._nursery = nursery
         self._unix: list[socket.socket] = []
         self._probes: list[ModelProbe] = []
+        self._news = News()
         self._environment = _common_environment(resolved.save(folder / "resolved.json"), folder)
         self._runners = [
             self._runner_seat(place, plan) for place, plan in enumerate(resolved.models)
@@ -118,12 +122,12 @@ class Supervisor:
         stop = _Stop(asyncio.Event(), asyncio.Event())
         _hear(stop, lifeline)
         for plan in self._resolved.models:
-            say(f"{plan.name}: loading ...")
+            say(f"{plan.name}: {f'importing {plan.source}' if plan.missing else 'loading'} ...")
         keepers = [asyncio.create_task(seat.keep()) for seat in self._seats]
         try:
-            if await self._all_ready(keepers, stop):
-                names = ", ".join(plan.name for plan in self._resolved.models)
-                say(f"Open LLM server on {self.url}  (models: {names})  Ctrl-C stops")
+            if await self._ready(self._early, keepers, stop):
+                say(f"Open LLM server on {self.url}  ({self._what()})  Ctrl-C stops")
+            if await self._ready(self._seats, keepers, stop):
                 report({"url": self.url, "pid": os.getpid()})
                 await _first(stop.asked.wait(), *keepers)
             await self._drain(keepers, stop)
@@ -135,11 +139,26 @@ class Supervisor:
     def _seats(self) -> list[Seat]:
         return [*self._runners, *self._api]
 
-    async def _all_ready(self, keepers: Sequence[asyncio.Task[None]], stop: _Stop) -> bool:
+    @property
+    def _early(self) -> list[Seat]:
+        """Those whose weights are here: they serve while others are being imported."""
+        models = zip(self._resolved.models, self._runners, strict=True)
+        return [*(seat for plan, seat in models if not plan.missing), *self._api]
+
+    def _what(self) -> str:
+        here = ", ".join(plan.name for plan in self._resolved.models if not plan.missing)
+        coming = ", ".join(plan.name for plan in self._resolved.models if plan.missing)
+        parts = [f"models: {here}" if here else "", f"on their way: {coming}" if coming else ""]
+        return "; ".join(filter(None, parts))
+
+    @staticmethod
+    async def _ready(
+        seats: Sequence[Seat], keepers: Sequence[asyncio.Task[None]], stop: _Stop
+    ) -> bool:
         """False when asked to stop before; raises StartError when a first start failed."""
 
         async def ready() -> None:
-            for seat in self._seats:
+            for seat in seats:
                 await seat.ready.wait()
 
         await _first(ready(), stop.asked.wait(), *keepers)
@@ -172,6 +191,7 @@ class Supervisor:
         await asyncio.gather(*keepers, return_exceptions=True)
         for probe in self._probes:
             await probe.close()
+        self._news.close()
 
     def _runner_seat(self, place: int, plan: ModelPlan) -> Seat:
         # Short, because the path of a unix socket is.
@@ -196,6 +216,9 @@ class Supervisor:
             nursery=self._nursery,
             down_note=self._folder / f"{plan.runner_name}.down",
             news=True,
+            # One model's download is no reason to take the others away.
+            patient=plan.missing and len(self._resolved.models) > 1,
+            show=self._news.show,
         )
 
     def _api_seat(self, number: int) -> Seat:
@@ -220,11 +243,26 @@ class Supervisor:
 
 
 def check_weights(models: Sequence[ModelPlan]) -> None:
-    """Raises StartError for weights that cannot be loaded, before any process starts."""
+    """Raises StartError for weights that cannot be loaded, or are too large for their devices,
+    before any process starts. Those that are yet to be imported are judged by their runners."""
+    from .fit import check_all
     from .registry import load_family
 
-    for plan in models:
+    here = [plan for plan in models if not plan.missing]
+    for plan in here:
         load_family(plan).check_weights(plan)
+    check_all(here)
+
+
+def check_store(models: Sequence[ModelPlan]) -> None:
+    """Raises WeightsError where something is to be imported and cannot be kept."""
+    missing = [plan for plan in models if plan.missing]
+    if missing and not _can_write(bentoml_home()):
+        raise WeightsError(
+            f"{missing[0].name}: its weights are to be imported, and {bentoml_home()} cannot be "
+            "written; name another folder with BENTOML_HOME, or run `open-llm-server import "
+            f"{missing[0].name}` as a user who may write there"
+        )
 
 
 def _check_tls(resolved: Resolved) -> None:
@@ -257,7 +295,7 @@ def _common_environment(resolved_file: Path, folder: Path) -> dict[str, str]:
         "BENTOML_DO_NOT_TRACK": "True",
         "PROMETHEUS_MULTIPROC_DIR": os.fspath(metrics),
     }
-    if not _can_write(Path(environment.get("BENTOML_HOME") or Path.home() / "bentoml")):
+    if not _can_write(bentoml_home()):
         # BentoML makes its folders at import; in a read-only container it would fail there.
         environment["BENTOML_HOME"] = os.fspath(folder / "bentoml")
     return environment

@@ -14,16 +14,20 @@ import re
 import select
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 _LEVEL = re.compile(rb"(WARNING|ERROR|CRITICAL)[:|] ")
 LAST_WORDS = "error: "
 """Begins the one line of a worker that leaves because it cannot do its work."""
+PROGRESS = "\x1eprogress: "
+"""Begins a line that says, as JSON, how far a worker's import is (`store.progress.Progress`)."""
 MAX_LINE_BYTES = 8192
 TAIL_LINES = 12
 MAX_SAID_BYTES = 4000
 """A pipe that is writable at all takes 4096 bytes without waiting."""
 _STDERR = 2
+
+_speaker: Callable[[str], None] | None = None
 
 
 class LevelLines(logging.Formatter):
@@ -84,10 +88,16 @@ class OutputLines:
 
     def _sort(self, raw: bytes) -> Iterator[str]:
         line = raw[:MAX_LINE_BYTES].decode("utf-8", "replace").rstrip()
-        if _LEVEL.match(raw):
+        if _LEVEL.match(raw) or line.startswith(PROGRESS):
             yield line
         elif line:
             self._unseen.append(line)
+
+
+def speak_through(speaker: Callable[[str], None] | None) -> None:
+    """Lets `speaker` write what is said, while it holds the terminal."""
+    global _speaker
+    _speaker = speaker
 
 
 def say(text: str) -> None:
@@ -95,6 +105,9 @@ def say(text: str) -> None:
 
     Nothing waits for them: what a closed, full or unread terminal does not take is dropped.
     """
+    if _speaker:
+        _speaker(text)
+        return
     for line in text.splitlines():
         raw = line.encode("utf-8", "replace")[:MAX_SAID_BYTES] + b"\n"
         with contextlib.suppress(OSError, ValueError):

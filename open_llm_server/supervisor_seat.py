@@ -14,7 +14,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from .errors import StartError
+from .errors import HubUnavailable, StartError
 from .supervisor_backoff import Backoff
 from .supervisor_logs import LAST_WORDS, say
 from .supervisor_process import Command, Nursery, Process
@@ -34,6 +34,10 @@ Probe = Callable[[Process], Awaitable[bool]]
 """Whether the worker is ready. Raises while it gives no answer at all."""
 
 
+def show_line(label: str, line: str) -> None:
+    say(f"{label}: {line}")
+
+
 class Seat:
     """One worker, for as long as `keep` runs."""
 
@@ -46,6 +50,8 @@ class Seat:
         nursery: Nursery,
         down_note: Path | None = None,
         news: bool = False,
+        patient: bool = False,
+        show: Callable[[str, str], None] = show_line,
     ) -> None:
         self.label = label
         self.command = command
@@ -58,6 +64,9 @@ class Seat:
         """A file that stands while the worker is not worth asking."""
         self._news = news
         """Whether its first readiness is worth a line."""
+        self._patient = patient
+        """Whether its first start may fail for now: killed, or by a hub that does not answer."""
+        self._show_line = show
         self._backoff = Backoff()
         self._ready_at: float | None = None
         self._leaving = asyncio.Event()
@@ -92,7 +101,8 @@ class Seat:
             self.process.kill_group()
 
     async def _recover(self, process: Process, code: int) -> None:
-        if not self.ready.is_set():
+        later = self._patient and (code < 0 or code == HubUnavailable.exit_code)
+        if not (self.ready.is_set() or later):
             raise StartError(_why(self.label, process, code))
         served_s = 0.0 if self._ready_at is None else time.monotonic() - self._ready_at
         delay_s = self._backoff.died(served_s=served_s)
@@ -166,7 +176,7 @@ class Seat:
                 fresh.replace(self._down_note)
 
     def _show(self, line: str) -> None:
-        say(f"{self.label}: {line}")
+        self._show_line(self.label, line)
 
 
 def how_it_ended(code: int) -> str:

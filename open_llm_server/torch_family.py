@@ -103,6 +103,7 @@ def open_checkpoint(
         gpus=len(plan.gpus),
         dtype=config.dtype,
         lora=config.lora,
+        force=config.force,
         end_texts=end_texts(plan),
     )
 

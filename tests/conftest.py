@@ -23,7 +23,15 @@ from open_llm_server.serving import start
 with warnings.catch_warnings():
     # Libraries under BentoML warn at import.
     warnings.simplefilter("ignore")
-    import bentoml._internal.server.http_app  # noqa: F401
+    import bentoml._internal.server.http_app  # noqa: F401 - once, so that nobody else hears them
+
+
+@pytest.fixture(scope="session", autouse=True)
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What a person has imported changes no test, and no test leaves anything there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BENTOML_HOME", str(tmp_path_factory.mktemp("bentoml")))
+        yield
 
 
 @pytest.fixture

@@ -2,26 +2,56 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import gguf
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.models import SMALL, Shape, write_model  # noqa: E402
+from benchmarks.models import SMALL, Shape, write_model  # noqa: E402 - found by the path above
 
-__all__ = ["SMALL", "Shape", "byte_pairs", "small", "write_model"]
+__all__ = [
+    "SMALL",
+    "TINY",
+    "Shape",
+    "byte_pairs",
+    "small",
+    "tiny_export",
+    "tiny_float32",
+    "write_model",
+]
+
+TINY = ROOT / "models" / "tiny"
 
 
-def small(folder: Path, **changes: object) -> Path:
+def small(folder: Path, **changes: Any) -> Path:
     """A model of 150,000 parameters in float32, with 512 tokens and a context of 512."""
-    shape = replace(SMALL, **changes)  # type: ignore[arg-type]
+    shape = replace(SMALL, **changes)
     path = folder / f"{shape.label}.gguf"
     write_model(path, shape)
     return path
+
+
+def tiny_float32(folder: Path) -> Path:
+    """The built-in weights in float32, in which they compute what transformers computes."""
+    path = folder / "tiny-f32.gguf"
+    tiny_export().write_gguf(TINY / "hf", path, "f32")
+    return path
+
+
+def tiny_export() -> ModuleType:
+    """What wrote the built-in weights: a script, in no package."""
+    spec = importlib.util.spec_from_file_location("tiny_export", TINY / "export.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def byte_pairs(kind: str) -> object:

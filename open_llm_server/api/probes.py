@@ -19,11 +19,23 @@ class Alive(BaseModel):
     status: Literal["alive"]
 
 
+class ImportProgress(BaseModel):
+    """How far a model's weights are on their way here."""
+
+    phase: str
+    done: int
+    """Bytes where the phase moves bytes, else steps; so is `total`."""
+    total: int | None
+    eta_s: float | None
+
+
 class Readiness(BaseModel):
     """`ready` only when every model can answer."""
 
     status: Literal["ready", "not_ready", "draining"]
     models: dict[str, State]
+    importing: dict[str, ImportProgress] | None = None
+    """Models whose weights are being imported, where there are such."""
 
 
 class ModelAnswer(BaseModel):
@@ -64,7 +76,11 @@ class Probes:
         if self._desk.drain.active():
             status, waits = "draining", [DRAIN_RETRY_S]
         headers = refusal_headers(Draining("", retry_after=max(waits))) if waits else []
-        body = dump({"status": status, "models": states}) + b"\n"
+        importing = {
+            name: dict(told.progress) for name, told in conditions.items() if told.progress
+        }
+        answer: dict[str, Any] = {"status": status, "models": states}
+        body = dump(answer | ({"importing": importing} if importing else {})) + b"\n"
         await exchange.respond(503 if waits else 200, body, headers)
 
     async def metrics(self, exchange: Exchange) -> None:

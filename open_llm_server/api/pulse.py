@@ -38,6 +38,8 @@ class Condition:
     state: State
     facts: Mapping[str, Any]
     retry_after: float = RETRY_S
+    progress: Mapping[str, Any] | None = None
+    """How far the import of its weights is."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,10 @@ class ModelCondition:
     @property
     def retry_after(self) -> float:
         return min(copy.retry_after for copy in self.copies)
+
+    @property
+    def progress(self) -> Mapping[str, Any] | None:
+        return next((copy.progress for copy in self.copies if copy.progress), None)
 
 
 class Pulse:
@@ -109,7 +115,8 @@ async def _info(replica: Replica) -> Condition:
             if isinstance(frame, Failure):
                 error = from_frame(frame.error)
                 state: State = "loading" if isinstance(error, ModelLoading) else "failed"
-                return Condition(state, {}, error.retry_after or RETRY_S)
+                progress = error.extra.get("progress")
+                return Condition(state, {}, error.retry_after or RETRY_S, progress)
     return Condition("lost", {})
 
 

@@ -33,11 +33,7 @@ PRODUCTS = "128"
 
 def worker_env(plan: ModelPlan) -> dict[str, str]:
     """What a model's process needs in its environment before anything heavy is imported."""
-    environment = dict.fromkeys(_THREAD_VARIABLES, str(plan.threads))
-    environment["GOMP_SPINCOUNT"] = SPINS
-    # When llama.cpp gives up it would start a debugger first, and hold the process for seconds.
-    environment["GGML_NO_BACKTRACE"] = "1"
-    environment["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = PRODUCTS
+    environment = thread_env(plan.threads)
     if plan.gpus:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(plan.gpus)
         # Numbers as nvidia-smi shows them; CUDA's own order is by speed.
@@ -45,6 +41,16 @@ def worker_env(plan: ModelPlan) -> dict[str, str]:
     elif plan.device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = "-1"
         environment["HIP_VISIBLE_DEVICES"] = "-1"
+    return environment
+
+
+def thread_env(threads: int) -> dict[str, str]:
+    """The part of it that any process needs that computes."""
+    environment = dict.fromkeys(_THREAD_VARIABLES, str(threads))
+    environment["GOMP_SPINCOUNT"] = SPINS
+    # When llama.cpp gives up it would start a debugger first, and hold the process for seconds.
+    environment["GGML_NO_BACKTRACE"] = "1"
+    environment["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = PRODUCTS
     return environment
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -79,6 +80,18 @@ def usable_cores(
     quota = cgroup_quota()
     cores = len(siblings)
     return max(1, cores if quota is None else min(cores, math.floor(quota)))
+
+
+def processor_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """What the processor is called, as far as the system says."""
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    for name, _, value in (line.partition(":") for line in lines):
+        if name.strip() == "model name" and value.strip():
+            return value.strip()
+    return platform.processor() or platform.machine()
 
 
 def affinity() -> frozenset[int]:

@@ -26,6 +26,7 @@ from .models import ModelSpec, Source, parse_models
 from .placement import Placement, gpu_indices, parse_placements
 from .resolved import ModelPlan, Resolved
 from .schema import ServerConfig
+from .stored import look_up
 from .vocabulary import CONFIGURATION, MODELS, SERVER_FACTS, Vocabulary
 from .weights import find_weights
 from .words import suggest
@@ -55,6 +56,7 @@ class _Draft:
     family: str
     card: Card | None
     source: Source | None
+    stored: Path | None
     merged: Merged
 
 
@@ -241,7 +243,8 @@ def _draft(
     )
     merged = merge_layers(config, layers)
     source = find_weights(spec, Registry.get(family), card, base, merged.values)
-    return _Draft(spec, family, card, source, merged)
+    stored = look_up(source, Registry.get(family).weights_of(merged.values))
+    return _Draft(spec, family, card, source, stored, merged)
 
 
 def _set_layers(
@@ -300,6 +303,7 @@ def _plan(draft: _Draft, machine: Machine, threads: int) -> ModelPlan:
         implementation=Registry.locate(draft.family),
         card=draft.card.name if draft.card else None,
         source=draft.source,
+        stored=str(draft.stored) if draft.stored else None,
         config=values | {"threads": threads},
         device=device,
         gpus=gpus,

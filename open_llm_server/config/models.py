@@ -1,7 +1,8 @@
 """The grammar that names models: `NAME`, `FAMILY@SOURCE`, `ALIAS=FAMILY@SOURCE`.
 
 SOURCE is a local path, `ORG/NAME[:REVISION]` of a hub, or `builtin:FILE`, each optionally followed
-by `#FILE.gguf`. Text in, values out: looks at no file, knows neither families nor cards.
+by `#FILE.gguf`; or `store:NAME[:VERSION]`, which was imported before. Text in, values out: looks at
+no file, knows neither families nor cards.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from .folder import models_folder
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,50}[A-Za-z0-9])?")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(?:/[\w.-]{1,96})?", re.ASCII)
 _REVISION = re.compile(r"[A-Za-z0-9][\w./+-]{0,254}", re.ASCII)
+_STORED = re.compile(r"[a-z0-9][-._a-z0-9]{0,62}(?::[a-z0-9][-._a-z0-9]{0,62})?", re.ASCII)
 _COMMA = re.compile(r"(?<!\\),")
 
 # Words that stand for something else wherever a model can be named.
@@ -32,12 +34,13 @@ class Source(BaseModel):
     """Where a model's weights come from.
 
     `path`: a file or folder; `hub`: an id such as `org/name`; `builtin`: a path inside the models
-    folder of this package. `file` names one file of a folder or hub entry.
+    folder of this package; `store`: NAME[:VERSION] of what was imported. `file` names one file of a
+    folder or hub entry.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["path", "hub", "builtin"]
+    kind: Literal["path", "hub", "builtin", "store"]
     location: str
     file: str | None = None
     revision: str | None = None
@@ -48,7 +51,7 @@ class Source(BaseModel):
         if not text or "\0" in text or text != text.strip():
             raise ConfigurationError(f"{text!r} is not a source: want a path or a hub id")
         prefix, colon, rest = text.partition(":")
-        if colon and prefix in ("path", "builtin", "hub"):
+        if colon and prefix in ("path", "builtin", "hub", "store"):
             return getattr(cls, f"_{prefix}")(rest)  # type: ignore[no-any-return]  # found by name
         return cls._path(text) if looks_like_path(text) else cls._hub(text)
 
@@ -64,6 +67,15 @@ class Source(BaseModel):
         if text.startswith("/") or ".." in text.split("/") or not text:
             raise ConfigurationError(f"'builtin:{text}' must name a file of the models folder")
         return cls(kind="builtin", location=text)
+
+    @classmethod
+    def _store(cls, text: str) -> Source:
+        if not _STORED.fullmatch(text):
+            raise ConfigurationError(
+                f"'store:{text}' must name an imported model: store:NAME or store:NAME:VERSION, as "
+                "`open-llm-server models list --local` shows them"
+            )
+        return cls(kind="store", location=text)
 
     @classmethod
     def _hub(cls, text: str) -> Source:
@@ -147,9 +159,12 @@ def looks_like_path(text: str) -> bool:
 
 
 def local_path(source: Source) -> Path:
-    """The file or folder that `source` names on this machine. Raises WeightsError for a hub id."""
-    if source.kind == "hub":
-        raise WeightsError(f"{source} is not on this machine; name its local file as a path")
+    """The file or folder that `source` names by itself. Raises WeightsError for what is kept in the
+    store, or comes from a hub."""
+    if source.kind in ("hub", "store"):
+        raise WeightsError(
+            f"{source} is not on this machine; run: open-llm-server import FAMILY@{source}"
+        )
     folder = Path(source.location)
     if source.kind == "builtin":
         folder = models_folder() / source.location

@@ -32,6 +32,9 @@ class ModelPlan(BaseModel):
     card: str | None = None
     source: Source | None = None
     """A path is absolute and was there; `None` for families without weights."""
+    stored: str | None = None
+    """The file or folder of the store that holds `source`, absolute; `None` for sources that are
+    paths, and for what is yet to be imported."""
     config: dict[str, Any]
     """Complete values of the family's `Config`, as JSON values."""
     device: str = "auto"
@@ -40,6 +43,11 @@ class ModelPlan(BaseModel):
     threads: int = Field(default=1, ge=1)
     origins: dict[str, str] = Field(default_factory=dict)
     """Where each value of `config` came from, for people."""
+
+    @property
+    def missing(self) -> bool:
+        """Whether the weights must be imported first."""
+        return self.stored is None and self.source is not None and self.source.kind == "hub"
 
     @property
     def runner_name(self) -> str:

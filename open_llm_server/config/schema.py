@@ -101,6 +101,9 @@ class Load(Settings):
         default=600.0,
         description="Restart a model whose engine has been in one step for so long; 0: never.",
     )
+    force: bool = Field(
+        default=False, description="Load it even where memory looks too small (see `fit`)."
+    )
     lora: tuple[FilePath, ...] = Field(
         default=(),
         max_length=16,

@@ -36,10 +36,10 @@ def find_weights(
     base: Path,
     config: Mapping[str, Any],
 ) -> Source | None:
-    """The source with an absolute path that exists; `None` for a family without weights.
+    """The source, a path made absolute; `None` for a family without weights.
 
-    Raises WeightsError where the weights are not on this machine, ConfigurationError where it is
-    not clear which file is meant.
+    Ids of a hub, and what is in the store, are somebody else's to look up. Raises WeightsError
+    where a path leads to no weights, ConfigurationError where it is not clear what is meant.
     """
     kind = family.weights_of(config)
     if kind == "none":
@@ -52,8 +52,11 @@ def find_weights(
     source = spec.source or (Source.parse(own) if own else None)
     if source is None:
         raise WeightsError(_where_to_get(spec, card, kind))
+    if source.kind == "store":
+        return source
     if source.kind == "hub":
-        raise WeightsError(_not_here(spec, source, base, kind))
+        _refuse_likely_path(spec, source, base, kind)
+        return source
     if source.kind == "builtin":
         if not local_path(source).exists():
             raise WeightsError(f"{spec.name}: {local_path(source)} is not there; install again")
@@ -131,23 +134,19 @@ def _about_colon(location: str, base: Path) -> str:
     return f"; ':{tail}' was taken for part of the path, only hub ids have revisions: leave it out"
 
 
-def _not_here(spec: ModelSpec, source: Source, base: Path, kind: WeightsKind) -> str:
-    folder = absolute(source.location, base)
-    if folder.exists():
-        return (
+def _refuse_likely_path(spec: ModelSpec, source: Source, base: Path, kind: WeightsKind) -> None:
+    """A hub is not asked for what a person more likely means as a path, or cannot have there."""
+    if absolute(source.location, base).exists():
+        raise WeightsError(
             f"{spec.name}: {source} is read as a hub id; for the local path write "
-            f"{spec.family}@./{source.location}"
+            f"{spec.family}@./{source.location}, for the hub {spec.family}@hub:{source}"
         )
     if source.revision and source.location.endswith(".gguf"):
-        return (
+        raise WeightsError(
             f"{spec.name}: {source} is read as a hub id, and ':{source.revision}' as its revision; "
             f"a file on this machine has none: write {spec.family}@./{source.location}"
         )
-    revision = f" at revision {source.revision}" if source.revision else ""
-    what = f"{source.file} of {source.location}" if source.file else source.location
-    anywhere = "PATH" if kind == "gguf" else "/path/to/folder"
-    file = f"./{source.file}" if source.file else anywhere
-    return (
-        f"{spec.name}: its weights are not on this machine, and this release does not fetch them; "
-        f"download {what}{revision} from the Hugging Face hub, then start {spec.family}@{file}"
-    )
+    if kind == "folder" and source.file:
+        raise ConfigurationError(
+            f"{spec}: a checkpoint is its whole folder; leave '#{source.file}' out"
+        )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
-from .gguf_format import ELEMENTS, MOST, POSITIVE, TEXTS, TYPE_NAMES, Array, Scalar
+from .gguf_format import ELEMENTS, EPSILON, MOST, POSITIVE, TEXTS, TYPE_NAMES, Array, Scalar
 
 Metadata = Mapping[str, Scalar | Array]
 
@@ -20,6 +21,8 @@ def faults(metadata: Metadata) -> Iterator[str]:
     for key, value in metadata.items():
         if not isinstance(value, Array) and key.endswith((*POSITIVE, *MOST)):
             yield from _number_faults(key, value)
+        if isinstance(value, float) and not _is_sound(key, value):
+            yield f"{key} is {value!r}"
     yield from _expert_faults(metadata)
 
 
@@ -44,6 +47,11 @@ def _number_faults(key: str, value: Scalar) -> Iterator[str]:
     most = next((MOST[name] for name in MOST if key.endswith(name)), 2**31 - 1)
     if not isinstance(value, int) or not least <= value <= most:
         yield f"{key} is {value!r}"
+
+
+def _is_sound(key: str, value: float) -> bool:
+    """llama.cpp asserts that what it adds to a divisor is a number, and not below 0."""
+    return 0 <= value < math.inf if key.endswith(EPSILON) else not math.isnan(value)
 
 
 def _expert_faults(metadata: Metadata) -> Iterator[str]:

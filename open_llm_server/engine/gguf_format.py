@@ -59,6 +59,7 @@ TEXTS = ("general.architecture", "general.name", "tokenizer.chat_template", "tok
 
 # llama.cpp asserts these, or divides by them.
 MOST = {".block_count": 512, ".expert_count": 1024}
+EPSILON = "_epsilon"
 NO_WEIGHTS = {"I8", "I16", "I32", "I64", "F64"}
 """Types that llama.cpp multiplies nothing with; it crashes on matrices of them."""
 TABLE_NAME = "tid2eid"

@@ -17,21 +17,21 @@ import numpy as np
 from ..errors import ConfigurationError
 from . import gguf
 from .base import Aborted, Batch, Limits, Outcome, Row, RowError, Score
+from .fit_llama import BATCH_TOKENS, CELL_PADDING, Cells
 from .llama_batch import Output, Staging
 from .llama_embedding import Embedder
-from .llama_native import CELL_PADDING, AbortFlag, Model, brief, native
+from .llama_native import AbortFlag, Model, brief, native
 from .llama_sampling import Logits, Sampler, score
 from .llama_sequences import Sequences
 from .llama_vocab import Vocabulary
+from .vocabulary import VocabularyEngine
 
-BATCH_TOKENS = 512
-"""Tokens of a step. More makes a prompt no faster on a CPU, and a step others wait in longer."""
 _NO_ROOM, _ABORTED = 1, 2  # what llama_decode returns beside 0 and errors
 
 _get_logits = brief("llama_get_logits")
 
 
-class LlamaCppEngine:
+class LlamaCppEngine(VocabularyEngine):
     """One GGUF model, many sequences at once. See `Engine` for who may call what."""
 
     @classmethod
@@ -46,11 +46,13 @@ class LlamaCppEngine:
         lora: Sequence[str | Path] = (),
         pinned_slots: int = 0,
         batch_tokens: int = BATCH_TOKENS,
+        force: bool = False,
     ) -> LlamaCppEngine:
         """Loads `path` with `slots` sequences of `context_length` tokens, and `pinned_slots` more.
 
         `context_length` None: the model's own, or what fits into half of the free memory.
-        `gpu_layers` -1: all layers on the GPU. Raises WeightsError or ConfigurationError.
+        `gpu_layers` -1: all layers on the GPU. `force`: even where memory looks too small. Raises
+        WeightsError or ConfigurationError.
         """
         sequences = slots + pinned_slots
         most = native.llama_max_parallel_sequences()
@@ -60,7 +62,7 @@ class LlamaCppEngine:
                 f"(--slots, and {pinned_slots} for the pre-prompt); use at most "
                 f"{most - pinned_slots} slots"
             )
-        gguf.read_header(path)
+        header = gguf.read_header(path)
         for adapter in lora:
             gguf.read_header(Path(adapter), adapter=True)
         model = Model(path, gpu_layers=gpu_layers)
@@ -68,7 +70,9 @@ class LlamaCppEngine:
             model.adapt(lora)
             return cls(
                 model,
-                context_length=model.fit_context(context_length, sequences),
+                context_length=model.fit_context(
+                    context_length, sequences, Cells.of(header), force=force
+                ),
                 sequences=sequences,
                 threads=threads,
                 batch_tokens=max(batch_tokens, sequences),
@@ -96,50 +100,24 @@ class LlamaCppEngine:
             threads=threads,
             flag=self._flag,
         )
-        self._vocabulary = Vocabulary(model, context_length=context_length)
+        vocabulary = Vocabulary(model, context_length=context_length)
         self._embedder = Embedder(model, context_length=context_length, threads=threads)
         self._staging = Staging(batch_tokens, sequences)
         self._sequences = Sequences(self._context, sequences)
         self._samplers: list[Sampler | None] = [None] * sequences
         self._stepping = threading.Lock()
         self._in_step = False
-        self._limits = Limits(
+        limits = Limits(
             context_length=context_length,
             slots=sequences,
             batch_tokens=batch_tokens,
             vocabulary=model.shape.vocabulary,
-            end_tokens=self._vocabulary.end_tokens,
+            end_tokens=vocabulary.end_tokens,
             embedding_size=model.shape.embedding_size,
         )
+        super().__init__(vocabulary, limits)
 
-    # -- facts and text, from any thread --------------------------------------------------
-
-    @property
-    def limits(self) -> Limits:
-        return self._limits
-
-    @property
-    def control_texts(self) -> frozenset[str]:
-        return self._vocabulary.control_texts
-
-    @property
-    def chat_template(self) -> str | None:
-        return self._vocabulary.chat_template
-
-    @property
-    def begin_text(self) -> str:
-        """The spelling of the begin token, for chat templates; empty if there is none."""
-        return self._vocabulary.begin_text
-
-    @property
-    def end_text(self) -> str:
-        return self._vocabulary.end_text
-
-    def tokenize(self, text: str, *, begin: bool, control: bool) -> list[int]:
-        return self._vocabulary.tokenize(text, begin=begin, control=control)
-
-    def piece(self, token: int) -> bytes:
-        return self._vocabulary.piece(token)
+    # -- from any thread ------------------------------------------------------------------
 
     def abort(self) -> None:
         with self._stepping:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import ConfigurationError, ContextLengthExceeded, EngineError
-from .llama_native import CELL_PADDING, Model, native
+from .fit_llama import CELL_PADDING
+from .llama_native import Model, native
 
 CHUNK_TOKENS = 256
 """Tokens evaluated at once. llama.cpp computes logits beside the embeddings, for each token."""

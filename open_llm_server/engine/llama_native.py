@@ -10,7 +10,7 @@ import ctypes
 import logging
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import llama_cpp.llama_cpp as _binding
 
 from ..errors import ConfigurationError, WeightsError
+from .fit_llama import CELL_PADDING, MOVING, Cells
 from .memory import fit_context, free_memory
 
 log = logging.getLogger(__name__)
@@ -27,10 +28,6 @@ native: Any = _binding
 _brief = ctypes.PyDLL(native._lib._name)
 _libc = ctypes.CDLL(None)
 
-CELL_PADDING = 256
-"""llama.cpp rounds the cells of a sequence up to a multiple of this."""
-MOVING = 2
-"""Sequences whose tokens may be on the way to another place in memory, at most."""
 KEPT_ERRORS = 8
 _WARNING, _ERROR = 3, 4  # ggml_log_level
 _F32_FILE = 0  # llama_ftype
@@ -56,10 +53,14 @@ class NativeLog:
 
     def __init__(self) -> None:
         self.errors: deque[str] = deque(maxlen=KEPT_ERRORS)
+        self.listener: Callable[[str], None] | None = None
+        """Hears everything, in pieces of lines."""
         self._callback = native.llama_log_callback(self._take)
         native.llama_log_set(self._callback, None)
 
     def _take(self, level: int, text: bytes, _: Any) -> None:
+        if self.listener:
+            self.listener(text.decode("utf-8", "replace"))
         if level not in (_ERROR, _WARNING):
             return
         line = text.decode("utf-8", "replace").strip()
@@ -113,8 +114,6 @@ class Shape:
     context_length: int
     embedding_size: int
     vocabulary: int
-    cell_bytes: int
-    """Memory that one token takes in a context."""
 
 
 class Model:
@@ -181,22 +180,10 @@ class Model:
             )
 
     def _shape(self) -> Shape:
-        model = self.handle
-        architecture = self.metadata("general.architecture")
-        per_head = native.llama_model_n_embd(model) // max(1, native.llama_model_n_head(model))
-
-        def length(name: str) -> int:
-            found = self.metadata(f"{architecture}.attention.{name}")
-            return int(found) if found and found.isdigit() else per_head
-
-        numbers = native.llama_model_n_head_kv(model) * (
-            length("key_length") + length("value_length")
-        )
         return Shape(
-            context_length=native.llama_model_n_ctx_train(model),
-            embedding_size=native.llama_model_n_embd_out(model),
+            context_length=native.llama_model_n_ctx_train(self.handle),
+            embedding_size=native.llama_model_n_embd_out(self.handle),
             vocabulary=native.llama_vocab_n_tokens(self.vocab),
-            cell_bytes=native.llama_model_n_layer(model) * numbers * (4 if self.float32 else 2),
         )
 
     def adapt(self, paths: Sequence[str | Path]) -> None:
@@ -212,17 +199,20 @@ class Model:
             adapters.append(adapter)
         self._adapters = (native.llama_adapter_lora_p_ctypes * len(adapters))(*adapters)
 
-    def fit_context(self, wanted: int | None, sequences: int) -> int:
+    def fit_context(
+        self, wanted: int | None, sequences: int, cells: Cells, *, force: bool = False
+    ) -> int:
         """Tokens for each of `sequences`: as `wanted`, else the model's own, if memory permits."""
         return fit_context(
             self.path.name,
             wanted,
             trained=self.shape.context_length,
             sequences=sequences,
-            token_bytes=self.shape.cell_bytes,
+            token_bytes=cells.bytes,
             free=free_memory(),
             moving=MOVING if sequences > 1 else 0,
             multiple=CELL_PADDING,
+            force=force,
         )
 
     def new_context(

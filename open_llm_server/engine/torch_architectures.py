@@ -6,7 +6,8 @@ back as soon as its weights stand in their new layout, so that a model is never 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import WeightsError
+from .fit_torch import LARGE_HEAD_BYTES
 from .torch_decoder import Decoder, Devices, FeedForward, Layer, Shape
 from .torch_parts import (
     ACTIVATIONS,
@@ -28,9 +30,6 @@ from .torch_parts import (
     rms_norm,
 )
 
-LARGE_HEAD_BYTES = 200 * 1024 * 1024
-"""An output matrix that is the embedding as well is laid out anew up to this size: beyond it the
-second copy costs more memory than its speed is worth."""
 _STATIC_ROPES = ("default", "linear", "llama3", "yarn")
 
 
@@ -97,66 +96,31 @@ def embedding_of(module: Any, then: Apply | None = None) -> tuple[Apply, Tensor]
 
 def _neox(model: Any, kind: Kind, positions: int) -> Decoder:
     config, body = model.config, model.gpt_neox
-    heads = config.num_attention_heads
-    layers = []
-    for module in body.layers:
-        layers.append(
-            Layer(
-                device=module.input_layernorm.weight.device,
-                before=layer_norm(module.input_layernorm),
-                qkv=_by_head(kind, module.attention.query_key_value, heads),
-                out=from_module(kind, module.attention.dense),
-                between=layer_norm(module.post_attention_layernorm),
-                feed=FeedForward(
-                    up=from_module(
-                        kind, module.mlp.dense_h_to_4h, activation_of(config.hidden_act)
-                    ),
-                    down=from_module(kind, module.mlp.dense_4h_to_h),
-                ),
-            )
-        )
-        free(module)
-    embed, weight = embedding_of(body.embed_in)
-    return Decoder(
-        shape=_shape(config, heads, config.max_position_embeddings),
-        embed=embed,
-        layers=layers,
-        norm=layer_norm(body.final_layer_norm),
-        head=head_of(kind, model, weight),
-        devices=devices_of(model, weight, body.final_layer_norm),
-        rotary=_rotary(body.rotary_emb, positions, weight.dtype),
+    heads, activation = config.num_attention_heads, activation_of(config.hidden_act)
+    layers = _layers(
+        body.layers, lambda module: _joined(kind, module, module.attention, heads, activation)
+    )
+    shape = _shape(config, heads, config.max_position_embeddings)
+    return replace(
+        _frame(model, kind, shape, layers, body.embed_in, body.final_layer_norm),
+        rotary=_rotary(body.rotary_emb, positions, body.embed_in.weight.dtype),
         parallel=config.use_parallel_residual,
     )
 
 
 def _bloom(model: Any, kind: Kind, positions: int) -> Decoder:
     config, body = model.config, model.transformer
-    layers = []
-    for module in body.h:
-        layers.append(
-            Layer(
-                device=module.input_layernorm.weight.device,
-                before=layer_norm(module.input_layernorm),
-                qkv=_by_head(kind, module.self_attention.query_key_value, config.n_head),
-                out=from_module(kind, module.self_attention.dense),
-                between=layer_norm(module.post_attention_layernorm),
-                feed=FeedForward(
-                    up=from_module(kind, module.mlp.dense_h_to_4h, "gelu_tanh"),
-                    down=from_module(kind, module.mlp.dense_4h_to_h),
-                ),
-            )
-        )
-        free(module)
-    embed, weight = embedding_of(body.word_embeddings, layer_norm(body.word_embeddings_layernorm))
-    slopes = alibi_slopes(config.n_head).to(weight.device).view(1, -1, 1, 1)
-    return Decoder(
-        # The linear bias has no longest position; the published models were trained with 2048.
-        shape=_shape(config, config.n_head, getattr(config, "seq_length", 2048)),
+    heads, table = config.n_head, body.word_embeddings
+    layers = _layers(
+        body.h, lambda module: _joined(kind, module, module.self_attention, heads, "gelu_tanh")
+    )
+    # The linear bias has no longest position; the published models were trained with 2048.
+    shape = _shape(config, heads, getattr(config, "seq_length", 2048))
+    embed, _ = embedding_of(table, layer_norm(body.word_embeddings_layernorm))
+    slopes = alibi_slopes(heads).to(table.weight.device).view(1, -1, 1, 1)
+    return replace(
+        _frame(model, kind, shape, layers, table, body.ln_f),
         embed=embed,
-        layers=layers,
-        norm=layer_norm(body.ln_f),
-        head=head_of(kind, model, weight),
-        devices=devices_of(model, weight, body.ln_f),
         bias=lambda distances: -slopes * distances.unsqueeze(1),
         normed_residual=config.apply_residual_connection_post_layernorm,
     )
@@ -164,63 +128,36 @@ def _bloom(model: Any, kind: Kind, positions: int) -> Decoder:
 
 def _stablelm(model: Any, kind: Kind, positions: int) -> Decoder:
     config, body = model.config, model.model
-    layers = []
-    for module in body.layers:
-        attention, mlp = module.self_attn, module.mlp
-        norms = config.qk_layernorm
-        layers.append(
-            Layer(
-                device=module.input_layernorm.weight.device,
-                before=layer_norm(module.input_layernorm),
-                qkv=fused(kind, (attention.q_proj, attention.k_proj, attention.v_proj)),
-                out=from_module(kind, attention.o_proj),
-                between=None
-                if module.post_attention_layernorm is None
-                else layer_norm(module.post_attention_layernorm),
-                feed=_gated(kind, mlp, activation_of(config.hidden_act)),
-                query_norm=_head_norms(attention.q_layernorm) if norms else None,
-                key_norm=_head_norms(attention.k_layernorm) if norms else None,
-            )
+    activation = activation_of(config.hidden_act)
+
+    def layer(module: Any) -> Layer:
+        made = _projected(kind, module, layer_norm, activation)
+        if not config.qk_layernorm:
+            return made
+        attention = module.self_attn
+        return replace(
+            made,
+            query_norm=_head_norms(attention.q_layernorm),
+            key_norm=_head_norms(attention.k_layernorm),
         )
-        free(module)
-    embed, weight = embedding_of(body.embed_tokens)
-    return Decoder(
-        shape=_shape(config, config.num_key_value_heads, config.max_position_embeddings),
-        embed=embed,
-        layers=layers,
-        norm=layer_norm(body.norm),
-        head=head_of(kind, model, weight),
-        devices=devices_of(model, weight, body.norm),
-        rotary=_rotary(body.rotary_emb, positions, weight.dtype),
+
+    shape = _shape(config, config.num_key_value_heads, config.max_position_embeddings)
+    layers = _layers(body.layers, layer)
+    return replace(
+        _frame(model, kind, shape, layers, body.embed_tokens, body.norm),
+        rotary=_rotary(body.rotary_emb, positions, body.embed_tokens.weight.dtype),
         parallel=config.use_parallel_residual,
     )
 
 
 def _llama(model: Any, kind: Kind, positions: int) -> Decoder:
     config, body = model.config, model.model
-    layers = []
-    for module in body.layers:
-        attention = module.self_attn
-        layers.append(
-            Layer(
-                device=module.input_layernorm.weight.device,
-                before=rms_norm(module.input_layernorm),
-                qkv=fused(kind, (attention.q_proj, attention.k_proj, attention.v_proj)),
-                out=from_module(kind, attention.o_proj),
-                between=rms_norm(module.post_attention_layernorm),
-                feed=_gated(kind, module.mlp, activation_of(config.hidden_act)),
-            )
-        )
-        free(module)
-    embed, weight = embedding_of(body.embed_tokens)
-    return Decoder(
-        shape=_shape(config, config.num_key_value_heads, config.max_position_embeddings),
-        embed=embed,
-        layers=layers,
-        norm=rms_norm(body.norm),
-        head=head_of(kind, model, weight),
-        devices=devices_of(model, weight, body.norm),
-        rotary=_rotary(body.rotary_emb, positions, weight.dtype),
+    activation = activation_of(config.hidden_act)
+    layers = _layers(body.layers, lambda module: _projected(kind, module, rms_norm, activation))
+    shape = _shape(config, config.num_key_value_heads, config.max_position_embeddings)
+    return replace(
+        _frame(model, kind, shape, layers, body.embed_tokens, body.norm, rms_norm),
+        rotary=_rotary(body.rotary_emb, positions, body.embed_tokens.weight.dtype),
     )
 
 
@@ -235,6 +172,66 @@ _BUILDERS: dict[str, Callable[[Any, Kind, int], Decoder]] = {
 def devices_of(model: Any, embedding: Tensor, norm: Any) -> Devices:
     """`norm`: the last one, ahead of the output matrix."""
     return Devices(embedding.device, norm.weight.device, model.lm_head.weight.device)
+
+
+def _frame(
+    model: Any,
+    kind: Kind,
+    shape: Shape,
+    layers: Sequence[Layer],
+    table: Any,
+    last: Any,
+    norm: Callable[[Any], Apply] = layer_norm,
+) -> Decoder:
+    """What all have. `table`: the embedding's module; `last`: that of the last norm."""
+    embed, weight = embedding_of(table)
+    return Decoder(
+        shape=shape,
+        embed=embed,
+        layers=layers,
+        norm=norm(last),
+        head=head_of(kind, model, weight),
+        devices=devices_of(model, weight, last),
+    )
+
+
+def _layers(modules: Iterable[Any], layer: Callable[[Any], Layer]) -> list[Layer]:
+    """One after the other: each module is empty before the next one is laid out."""
+    layers = []
+    for module in modules:
+        layers.append(layer(module))
+        free(module)
+    return layers
+
+
+def _joined(kind: Kind, module: Any, attention: Any, heads: int, activation: Activation) -> Layer:
+    """A layer whose checkpoint has queries, keys and values in one matrix, and no gate."""
+    return Layer(
+        device=module.input_layernorm.weight.device,
+        before=layer_norm(module.input_layernorm),
+        qkv=_by_head(kind, attention.query_key_value, heads),
+        out=from_module(kind, attention.dense),
+        between=layer_norm(module.post_attention_layernorm),
+        feed=FeedForward(
+            up=from_module(kind, module.mlp.dense_h_to_4h, activation),
+            down=from_module(kind, module.mlp.dense_4h_to_h),
+        ),
+    )
+
+
+def _projected(
+    kind: Kind, module: Any, norm: Callable[[Any], Apply], activation: Activation
+) -> Layer:
+    """A layer whose checkpoint has a matrix each for queries, keys and values, and a gate."""
+    attention, between = module.self_attn, module.post_attention_layernorm
+    return Layer(
+        device=module.input_layernorm.weight.device,
+        before=norm(module.input_layernorm),
+        qkv=fused(kind, (attention.q_proj, attention.k_proj, attention.v_proj)),
+        out=from_module(kind, attention.o_proj),
+        between=None if between is None else norm(between),
+        feed=_gated(kind, module.mlp, activation),
+    )
 
 
 def _shape(config: Any, kv_heads: int, positions: int) -> Shape:

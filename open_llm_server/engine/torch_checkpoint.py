@@ -1,20 +1,25 @@
 """A checkpoint's folder as a hub gives it: what it is, and whether this server reads it.
 
-Owns config.json, generation_config.json and the names of the files. Looks into weights no further
-than tells a download that stopped halfway. Imports neither torch nor transformers, so that a
-command line can refuse a folder at once; knows nothing of devices.
+Owns config.json, generation_config.json and the names of the files; the gate at every start. Which
+keys ask for code, `checkpoint_keys` says; what weights must look like, `safetensors_header`.
+Imports neither torch nor transformers, so that a command line can refuse a folder at once; knows
+nothing of devices.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ..errors import WeightsError
+from .checkpoint_keys import refuse_code, refuse_steps
+from .int8_format import KEY as INT8_KEY
+from .int8_format import is_int8
+from .safetensors_header import Header, read_header
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -39,9 +44,22 @@ TOKENIZERS = (
 )
 """Files that hold a tokenizer; one group is enough."""
 LARGEST_JSON = 64 * 1024**2
-LONGEST_HEADER = 100 * 1024**2
-"""Bytes that the format allows for the header of a safetensors file."""
-_POINTER = b"version https://git-lfs"
+MODULES = "modules.json"
+SETTINGS = (
+    "config.json",
+    GENERATION,
+    TOKENIZER_CONFIG,
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "adapter_config.json",
+    MODULES,
+)
+"""Small files in which libraries look for settings, ours or not."""
 _SHOWN = 3
 
 
@@ -59,6 +77,11 @@ class Checkpoint:
     def model_type(self) -> str:
         return str(self.config.get("model_type", ""))
 
+    @property
+    def int8(self) -> bool:
+        """Whether its linear layers are stored in 8 bits, as `int8_format` says."""
+        return is_int8(self.config)
+
     @cached_property
     def weights(self) -> tuple[Path, ...]:
         """The safetensors files that hold the model, in order of their names."""
@@ -72,30 +95,34 @@ def read_checkpoint(folder: Path, *, model_types: Collection[str]) -> Checkpoint
     """
     _refuse_other_things(folder)
     config = read_json(folder / "config.json")
-    generation = read_json(folder / GENERATION, needed=False)
-    tokenizer = read_json(folder / TOKENIZER_CONFIG, needed=False)
     _refuse_type(folder, config, model_types)
-    for name, content in (
-        ("config.json", config),
-        (GENERATION, generation),
-        (TOKENIZER_CONFIG, tokenizer),
-    ):
-        if "auto_map" in _keys(content):
+    refuse_settings(folder)
+    for key in ("quantization_config", "compression_config"):
+        if config.get(key) and not (key == INT8_KEY and is_int8(config)):
             raise WeightsError(
-                f"{folder / name} asks for code of its own (auto_map), and this server runs none "
-                "from a checkpoint; use a checkpoint of the same model in the format of "
-                "transformers itself"
+                f"the weights in {folder} are quantised ({key} in config.json), which this engine "
+                "does not compute with; use the checkpoint they were made from"
             )
-    if config.get("quantization_config"):
-        raise WeightsError(
-            f"the weights in {folder} are quantised (quantization_config in config.json), which "
-            "this engine does not compute with; use the checkpoint they were made from"
-        )
-    checkpoint = Checkpoint(folder, config, generation)
-    for path in checkpoint.weights:
-        check_safetensors(path)
+    checkpoint = Checkpoint(folder, config, read_json(folder / GENERATION, needed=False))
+    _check_weights(folder, checkpoint.weights)
     _refuse_without_tokenizer(folder)
     return checkpoint
+
+
+def refuse_settings(folder: Path) -> None:
+    """Raises WeightsError where a settings file of `folder`, or of a step of its modules.json,
+    asks for code or leads elsewhere."""
+    for name in SETTINGS:
+        path = folder / name
+        if path.is_file():
+            refuse_code(path, load_json(path))
+    modules = load_json(folder / MODULES) if (folder / MODULES).is_file() else []
+    refuse_steps(folder / MODULES, modules)
+    for step in modules if isinstance(modules, list) else ():
+        for name in ("config.json", "sentence_bert_config.json"):
+            path = folder / step.get("path", "") / name
+            if path.is_file():
+                refuse_code(path, load_json(path))
 
 
 def model_bytes(checkpoint: Checkpoint) -> int:
@@ -159,10 +186,17 @@ def _weights(folder: Path) -> tuple[Path, ...]:
     if (folder / INDEX).is_file():
         return _shards(folder)
     if found := _names(folder, PICKLED):
+        converts = any(name.startswith("pytorch_model") for name in found)
         raise WeightsError(
             f"the weights in {folder} are pickled ({_some(found)}), and unpickling runs whatever "
-            f"code they hold; convert them to {WEIGHTS} where you trust them (load with "
-            "transformers, then model.save_pretrained), or download a revision that has it"
+            "code they hold; "
+            + (
+                "if you trust their publisher, have them converted: open-llm-server import "
+                f"FAMILY@{folder} --convert-pickles"
+                if converts
+                else f"convert them to {WEIGHTS} where you trust them (load with transformers, "
+                "then model.save_pretrained), or download a revision that has it"
+            )
         )
     if (folder / "adapter_config.json").is_file():
         raise WeightsError(
@@ -193,36 +227,28 @@ def _is_shard(name: Any) -> bool:
     return isinstance(name, str) and name.endswith(".safetensors") and not {*"/\\\0"} & {*name}
 
 
-def check_safetensors(path: Path) -> None:
-    """Compares the length of a safetensors file with what its header promises; raises WeightsError.
-
-    The format: 8 bytes, little endian, give the length of a JSON object, which gives each tensor's
-    place in the rest of the file (`data_offsets`).
-    """
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            start = file.read(len(_POINTER))
-            length = int.from_bytes(start[:8], "little")
-            file.seek(8)
-            header = file.read(length) if length <= min(size - 8, LONGEST_HEADER) else b""
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    if start == _POINTER:
-        raise WeightsError(
-            f"{path} is a pointer of Git LFS instead of the weights; run `git lfs pull` in its "
-            "folder"
-        )
-    try:
-        entries = json.loads(header)
-        ends = [entry["data_offsets"][1] for name, entry in entries.items() if name[:2] != "__"]
-        whole = max(ends) == size - 8 - length
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        whole = False
-    if not whole:
-        raise WeightsError(
-            f"{path} ({size:,} bytes) is cut short or is no safetensors file; download it again"
-        )
+def _check_weights(folder: Path, paths: tuple[Path, ...]) -> None:
+    """Reads the headers; of several files, against the index and each other."""
+    headers = [read_header(path) for path in paths]
+    if len(headers) == 1 and paths[0].name == WEIGHTS:
+        return
+    holders: dict[str, Header] = {}
+    for header in headers:
+        for name in header.tensors:
+            if name in holders:
+                raise WeightsError(
+                    f"{header.path} and {holders[name].path.name} both hold {name}; they are not "
+                    "parts of one model: download both again"
+                )
+            holders[name] = header
+    for name, file in read_json(folder / INDEX)["weight_map"].items():
+        holder = holders.get(name)
+        if holder is None or holder.path.name != file:
+            found = f", but {holder.path.name} does" if holder else ""
+            raise WeightsError(
+                f"{folder / file} does not hold {name}, as {INDEX} says{found}; the file is "
+                "another part or of another model: download it again"
+            )
 
 
 def _refuse_without_tokenizer(folder: Path) -> None:
@@ -236,34 +262,27 @@ def read_json(path: Path, *, needed: bool = True) -> dict[str, Any]:
     """A JSON object; empty where an unneeded file is missing. Raises WeightsError."""
     if not needed and not path.is_file():
         return {}
-    try:
-        if path.stat().st_size > LARGEST_JSON:
-            raise WeightsError(f"{path} is too large to be what its name says; download it again")
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{path} is not JSON ({error}); download it again") from error
+    content = load_json(path)
     if not isinstance(content, dict):
         raise WeightsError(f"{path} is not a JSON object; download it again")
     return content
 
 
+def load_json(path: Path) -> Any:
+    """Any JSON value, of bounded size. Raises WeightsError."""
+    try:
+        if path.stat().st_size > LARGEST_JSON:
+            raise WeightsError(f"{path} is too large to be what its name says; download it again")
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"{path} is not JSON ({error}); download it again") from error
+
+
 def _unreadable(path: Path, error: OSError) -> WeightsError:
     reason = error.strerror or str(error)
     return WeightsError(f"{path} cannot be read: {reason}; check its permissions")
-
-
-def _keys(value: Any) -> Iterator[str]:
-    """The keys of every object within `value`."""
-    waiting = [value]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, dict):
-            yield from value
-            waiting += value.values()
-        elif isinstance(value, list):
-            waiting += value
 
 
 def _names(folder: Path, endings: tuple[str, ...]) -> list[str]:

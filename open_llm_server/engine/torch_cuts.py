@@ -179,7 +179,8 @@ def places(
 
     `total` is the mass of the row that top-p shares out, in units of the likeliest token's mass;
     `None`: what top-k leaves of `values`. Second comes whether the survivors are certain to be
-    among `values`, with all that equal them; always so if `values` is the `whole` row. Both [n, 1].
+    among `values`, with all that equal them and all that top-p shares out; always so if `values` is
+    the `whole` row. Both [n, 1].
 
     The cuts are those of transformers' logits warpers of the same names: top-k keeps what equals
     the k-th, top-p what has less than its share above it, min-p what is not below its share of the
@@ -188,8 +189,10 @@ def places(
     # Every cut leaves a prefix, so the shortest is what survives.
     mass = ((values - values[:, :1]) / cuts.temperature.float()).exp_()
     sums = mass.cumsum(1, dtype=at.dtype)
-    kth = values.gather(1, (cuts.top_k - 1).clamp(max=values.shape[1] - 1))
+    at_kth = (cuts.top_k - 1).clamp(max=values.shape[1] - 1)
+    kth = values.gather(1, at_kth)
     by_top_k = (values >= kth).sum(1, keepdim=True)
+    of_top_k = total is None
     if total is None:
         total = sums.gather(1, by_top_k.clamp(min=1) - 1)
     by_top_p = torch.searchsorted(sums, cuts.top_p * total) + 1
@@ -199,7 +202,12 @@ def places(
     found = invert(sums, sums.gather(1, last), at)
     if whole:
         return found, torch.ones_like(found, dtype=torch.bool)
-    return found, values.gather(1, last) > values[:, -1:]
+    edge = values.gather(1, last)
+    if of_top_k:
+        # What equals the k-th counts in the mass that top-p shares out, even if it is cut off then.
+        counts = (cuts.top_p < 1) & (mass.gather(1, at_kth) > 0)
+        edge = torch.where(counts, kth, edge)
+    return found, edge > values[:, -1:]
 
 
 def draw_sorted(row: Tensor, cuts: Cuts, at: Tensor) -> int:

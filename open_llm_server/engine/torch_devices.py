@@ -6,18 +6,14 @@ Knows nothing of models.
 from __future__ import annotations
 
 import re
-from functools import cache
-from pathlib import Path
 
 import torch
 
 from ..errors import ConfigurationError
+from .processor import F16_FLAGS, cpu_flags, fast_number
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 AUTO = "auto"
-_CPUINFO = Path("/proc/cpuinfo")
-_BF16_FLAGS = frozenset({"amx_bf16", "avx512_bf16"})
-_F16_FLAGS = frozenset({"amx_fp16", "avx512_fp16"})
 
 
 def choose_dtype(name: str, device: str) -> torch.dtype:
@@ -30,12 +26,13 @@ def choose_dtype(name: str, device: str) -> torch.dtype:
     check_device(device)
     cpu = device == "cpu"
     if name == AUTO:
-        able = bool(_BF16_FLAGS & cpu_flags()) if cpu else _gpu_has_bfloat16(device)
-        return torch.bfloat16 if able else torch.float32
+        if cpu:
+            return DTYPES[fast_number()]
+        return torch.bfloat16 if _gpu_has_bfloat16(device) else torch.float32
     dtype = DTYPES.get(name)
     if dtype is None:
         raise ConfigurationError(f"there is no dtype {name!r}; use auto, {', '.join(DTYPES)}")
-    if cpu and dtype is torch.float16 and not _F16_FLAGS & cpu_flags():
+    if cpu and dtype is torch.float16 and not F16_FLAGS & cpu_flags():
         raise ConfigurationError(
             "this CPU does not compute with float16, it would be slower than float32; use "
             "--dtype bfloat16 (as small), or auto"
@@ -63,20 +60,6 @@ def check_device(device: str) -> None:
         raise ConfigurationError(f"there is no kind of device {device!r}; {_what_there_is()}")
     if not torch.cuda.is_available() or int(found.group(1)) >= torch.cuda.device_count():
         raise ConfigurationError(f"there is no GPU {found.group(1)} here; {_what_there_is()}")
-
-
-@cache
-def cpu_flags() -> frozenset[str]:
-    """What the CPU says it can do, in the words of Linux; empty on other systems."""
-    try:
-        lines = _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return frozenset()
-    for line in lines:
-        name, _, value = line.partition(":")
-        if name.strip() == "flags":
-            return frozenset(value.split())
-    return frozenset()
 
 
 def _gpu_has_bfloat16(device: str) -> bool:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from ..errors import ConfigurationError, ContextLengthExceeded, EngineError
 from .base import Batch, Limits, Outcome
+from .fit_torch import ENCODER_BATCH_TOKENS
 from .sentence_files import SentenceFiles, read_sentence_files
 from .suffix import ended, input_suffix
 from .torch_bert import Bert, Span
@@ -22,12 +23,10 @@ from .torch_checkpoint import Checkpoint, read_checkpoint
 from .torch_load import choose_dtype, load_model
 from .torch_parts import Kind
 from .torch_vocab import Vocabulary
-
-BATCH_TOKENS = 2048
-"""Tokens of a pass. More makes it no faster on a CPU, and others wait longer for their turn."""
+from .vocabulary import VocabularyEngine
 
 
-class EncoderEngine:
+class EncoderEngine(VocabularyEngine):
     """One encoder. See `Engine` for who may call what; there is nothing to step."""
 
     @classmethod
@@ -81,49 +80,31 @@ class EncoderEngine:
             )
         self._bert: Bert | None = bert
         self._files = files
-        self._vocabulary = Vocabulary(checkpoint)
+        vocabulary = Vocabulary(checkpoint)
         length = context_length or min(files.most_tokens or bert.positions, bert.positions)
-        self._limits = Limits(
+        limits = Limits(
             context_length=length,
             slots=slots,
-            batch_tokens=max(BATCH_TOKENS, length),
-            vocabulary=self._vocabulary.size,
-            end_tokens=self._vocabulary.end_tokens,
+            batch_tokens=max(ENCODER_BATCH_TOKENS, length),
+            vocabulary=vocabulary.size,
+            end_tokens=vocabulary.end_tokens,
             embedding_size=bert.width,
             pooling=files.pooling,
-            prompt_suffix=tuple(self._vocabulary.suffix),
+            prompt_suffix=tuple(vocabulary.suffix),
             generates=False,
         )
+        super().__init__(vocabulary, limits)
 
     # -- facts and text, from any thread --------------------------------------------------
 
     @property
-    def limits(self) -> Limits:
-        return self._limits
-
-    @property
-    def control_texts(self) -> frozenset[str]:
-        return self._vocabulary.control_texts
-
-    @property
-    def begin_text(self) -> str:
-        return self._vocabulary.begin_text
-
-    @property
-    def end_text(self) -> str:
-        return self._vocabulary.end_text
-
-    @property
-    def chat_template(self) -> str | None:
+    def chat_template(self) -> None:
         return None
 
     def tokenize(self, text: str, *, begin: bool, control: bool) -> list[int]:
         if self._files.lower_case:
             text = text.lower()
-        return self._vocabulary.tokenize(text, begin=begin, control=control)
-
-    def piece(self, token: int) -> bytes:
-        return self._vocabulary.piece(token)
+        return super().tokenize(text, begin=begin, control=control)
 
     def abort(self) -> None:
         """Nothing to leave: there are no steps."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..errors import ConfigurationError, EngineError
 from .base import Aborted, Batch, Limits, Outcome, Row, RowError, Score
+from .fit_torch import BATCH_TOKENS, SCORED_LINES
 from .memory import give_back
 from .suffix import ended, input_suffix
 from .torch_architectures import decoder
@@ -28,16 +29,12 @@ from .torch_sampling import Sampler, scores
 from .torch_searches import Searches
 from .torch_t5 import t5
 from .torch_vocab import Vocabulary
+from .vocabulary import VocabularyEngine
 
-BATCH_TOKENS = 512
-"""Tokens of a step. More makes a prompt no faster on a CPU, and a step others wait in longer."""
 _NOTHING: tuple[int | None, Score | None] = (None, None)
-SCORED_LINES = 64
-"""Log-probabilities of so many prompt tokens are computed at once: a large vocabulary times a
-whole prompt would be gigabytes."""
 
 
-class TorchEngine:
+class TorchEngine(VocabularyEngine):
     """One checkpoint, many sequences at once. See `Engine` for who may call what."""
 
     @classmethod
@@ -56,22 +53,25 @@ class TorchEngine:
         lora: Sequence[str | Path] = (),
         end_texts: Sequence[str] = (),
         batch_tokens: int = BATCH_TOKENS,
+        force: bool = False,
     ) -> TorchEngine:
         """Loads the checkpoint in folder `path` with `slots` + `pinned_slots` sequences.
 
         `device` as in a configuration; this process sees its own GPUs only, `gpus` of them.
         `context_length` None: the model's own, or what fits into half of the free memory.
-        Raises WeightsError or ConfigurationError.
+        `force`: even where memory looks too small. Raises WeightsError or ConfigurationError.
         """
         checkpoint = read_checkpoint(path, model_types=model_types)
         torch.set_num_threads(threads)
         place = _place(device, gpus)
-        number, kind = _precision(dtype, place)
+        number, kind = _precision(dtype, place, stored_int8=checkpoint.int8)
         vocabulary = Vocabulary(checkpoint, end_texts=end_texts)
         sequences = slots + pinned_slots
         with torch.inference_mode():
             model = load_model(checkpoint, dtype=number, device=place, lora=lora, gpus=gpus)
-            length = fit_context(model.config, context_length, sequences, number, place)
+            length = fit_context(
+                model.config, context_length, sequences, number, place, force=force
+            )
             network: Network
             suffix: tuple[int, ...] = ()
             if model.config.is_encoder_decoder:
@@ -95,42 +95,15 @@ class TorchEngine:
         return cls(network, vocabulary, limits)
 
     def __init__(self, network: Network, vocabulary: Vocabulary, limits: Limits) -> None:
+        super().__init__(vocabulary, limits)
         self._network = network
-        self._vocabulary = vocabulary
-        self._limits = limits
         self._searches = Searches(limits, network.rows)
         self._sampler = Sampler(limits.slots, limits.vocabulary, network.device)
         self._stepping = threading.Lock()
         self._in_step = False
         self._aborting = False
 
-    # -- facts and text, from any thread --------------------------------------------------
-
-    @property
-    def limits(self) -> Limits:
-        return self._limits
-
-    @property
-    def control_texts(self) -> frozenset[str]:
-        return self._vocabulary.control_texts
-
-    @property
-    def chat_template(self) -> str | None:
-        return self._vocabulary.chat_template
-
-    @property
-    def begin_text(self) -> str:
-        return self._vocabulary.begin_text
-
-    @property
-    def end_text(self) -> str:
-        return self._vocabulary.end_text
-
-    def tokenize(self, text: str, *, begin: bool, control: bool) -> list[int]:
-        return self._vocabulary.tokenize(text, begin=begin, control=control)
-
-    def piece(self, token: int) -> bytes:
-        return self._vocabulary.piece(token)
+    # -- from any thread ------------------------------------------------------------------
 
     def abort(self) -> None:
         with self._stepping:
@@ -247,9 +220,9 @@ class TorchEngine:
         return found
 
 
-def _precision(dtype: str, place: str) -> tuple[torch.dtype, Kind]:
+def _precision(dtype: str, place: str, *, stored_int8: bool) -> tuple[torch.dtype, Kind]:
     """What a configuration's dtype means on this device: numbers, and kind of linear layers."""
-    if dtype == "int8":
+    if dtype == "int8" or (dtype == "auto" and stored_int8 and place == "cpu"):
         if place != "cpu":
             raise ConfigurationError(
                 "dtype int8 is for CPUs and this model is on a GPU; choose bfloat16 there",

@@ -1,6 +1,7 @@
 """Loads a checkpoint's weights into the library's model, adapters merged, on its device.
 
-Reads safetensors only and runs no code from a checkpoint. The model is where our own computation
+Reads safetensors only and runs no code from a checkpoint: the library sees no more of it than
+`checkpoint_view` shows. The model is where our own computation
 takes its weights from, and the reference in tests. Knows nothing of slots, batches or text.
 """
 
@@ -10,12 +11,14 @@ import importlib.util
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import transformers
 
-from ..errors import ConfigurationError, WeightsError
+from ..errors import ConfigurationError, StartError, WeightsError
+from . import torch_int8
+from .checkpoint_view import model_view
 from .torch_checkpoint import Checkpoint
 from .torch_devices import AUTO, check_device, choose_dtype
 from .torch_quiet import quiet
@@ -53,6 +56,11 @@ def load_model(
             f"the values of {checkpoint.folder.name} (T5) do not fit into float16; use --dtype "
             "bfloat16 (as small) or float32"
         )
+    if checkpoint.int8 and (lora or device == AUTO):
+        raise ConfigurationError(
+            f"the weights in {checkpoint.folder.name} are quantised, and neither take adapters nor "
+            "go on several GPUs; import the model again, without --quantize"
+        )
     options = _spread(gpus) if device == AUTO else {}
     try:
         with quiet():
@@ -81,16 +89,21 @@ def load_model(
 def _load(checkpoint: Checkpoint, dtype: torch.dtype, options: dict[str, Any]) -> PreTrainedModel:
     folder = checkpoint.folder
     try:
-        model, report = _class_for(checkpoint).from_pretrained(
-            folder,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-            **options,
-        )
-    except torch.OutOfMemoryError:
+        if checkpoint.int8:
+            return cast(
+                "PreTrainedModel", torch_int8.load(_class_for(checkpoint), checkpoint, dtype)
+            )
+        with model_view(checkpoint) as view:
+            model, report = _class_for(checkpoint).from_pretrained(
+                view,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+                **options,
+            )
+    except (torch.OutOfMemoryError, StartError):
         raise
     except Exception as error:  # whatever a strange configuration leads to
         reason = " ".join(str(error).split())[:300] or type(error).__name__
@@ -98,6 +111,7 @@ def _load(checkpoint: Checkpoint, dtype: torch.dtype, options: dict[str, Any]) -
             f"the model in {folder} cannot be loaded: {reason}. Download the folder again, or "
             "check that config.json belongs to these weights"
         ) from error
+    model.name_or_path = model.config.name_or_path = str(folder)  # peft looks for files there
     missing = sorted(name for name in report["missing_keys"] if not name.startswith(UNNEEDED))
     if missing:  # the library fills these with random values
         more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""

@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError, WeightsError
-from .torch_checkpoint import check_safetensors, read_json
+from .checkpoint_keys import refuse_code
+from .checkpoint_view import ADAPTER as CONFIG
+from .checkpoint_view import ADAPTER_WEIGHTS as WEIGHTS
+from .checkpoint_view import adapter_view
+from .safetensors_header import read_header
+from .torch_checkpoint import read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
 _SHOWN = 3
 
 
@@ -46,7 +49,9 @@ def check_adapter(folder: Path) -> None:
         )
     if not (folder / CONFIG).is_file():
         raise WeightsError(f"there is no {CONFIG} in the adapter's folder {folder}; name another")
-    kind = read_json(folder / CONFIG).get("peft_type")
+    settings = read_json(folder / CONFIG)
+    refuse_code(folder / CONFIG, settings)
+    kind = settings.get("peft_type")
     if kind != "LORA":
         raise WeightsError(f"the adapter {folder} is of type {kind!r}; only LORA ones are merged")
     if not (folder / WEIGHTS).is_file():
@@ -60,7 +65,7 @@ def check_adapter(folder: Path) -> None:
                 else "; download the whole adapter"
             )
         )
-    check_safetensors(folder / WEIGHTS)
+    read_header(folder / WEIGHTS)
 
 
 def _merge(peft: Any, model: PreTrainedModel, folder: Path) -> PreTrainedModel:
@@ -69,9 +74,10 @@ def _merge(peft: Any, model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     with safe_open(folder / WEIGHTS, framework="pt") as file:
         given = set(file.keys())
     try:
-        wrapped = peft.PeftModel.from_pretrained(
-            model, str(folder), torch_device=str(model.device), local_files_only=True
-        )
+        with adapter_view(folder) as view:
+            wrapped = peft.PeftModel.from_pretrained(
+                model, str(view), torch_device=str(model.device), local_files_only=True
+            )
         wanted = set(peft.get_peft_model_state_dict(wrapped, save_embedding_layers=False))
         strange = given - wanted - set(wrapped.state_dict())
     except Exception as error:  # whatever a strange adapter leads to

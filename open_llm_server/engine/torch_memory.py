@@ -7,36 +7,31 @@ from typing import Any
 import torch
 
 from . import memory
-
-_DEFAULT_ENCODER_DECODER = 2048
-"""T5 has no longest position. It was trained with 512 tokens on each side, and reads more."""
+from .fit_torch import Cache
 
 
 def fit_context(
-    config: Any, wanted: int | None, sequences: int, dtype: torch.dtype, device: str
+    config: Any,
+    wanted: int | None,
+    sequences: int,
+    dtype: torch.dtype,
+    device: str,
+    *,
+    force: bool = False,
 ) -> int:
     """Tokens for each of `sequences`, prompt and answer together. `config`: transformers' own."""
-    if config.is_encoder_decoder:
-        trained, token = _DEFAULT_ENCODER_DECODER, 2 * config.num_heads * config.d_kv
-        layers = 2 * config.num_decoder_layers  # keys and values of prompts and of answers
-    else:
-        heads = config.num_attention_heads
-        size = getattr(config, "head_dim", None) or config.hidden_size // heads
-        token = 2 * size * (getattr(config, "num_key_value_heads", None) or heads)
-        layers = config.num_hidden_layers
-        own = getattr(config, "max_position_embeddings", None)
-        # BLOOM's linear bias has no longest position; published models were trained with 2048.
-        trained = int(own or getattr(config, "seq_length", None) or 2048)
+    cache = Cache.of(config.to_dict())
     name = getattr(config, "name_or_path", "").rstrip("/").rpartition("/")[2] or config.model_type
     return memory.fit_context(
         name,
         wanted,
-        trained=trained,
+        trained=cache.trained,
         sequences=sequences,
-        token_bytes=token * layers * dtype.itemsize,
+        token_bytes=cache.values * dtype.itemsize,
         free=_free(device),
         moving=1 if sequences > 1 else 0,
-        unbounded=config.is_encoder_decoder or config.model_type == "bloom",
+        unbounded=cache.unbounded,
+        force=force,
     )
 
 

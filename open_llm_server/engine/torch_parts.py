@@ -101,6 +101,16 @@ class PackedLinear(Linear):
         return y
 
 
+def levels_of(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """`weight` in 8 bits, and the scale of each of its outputs: levels times scales are near it.
+
+    What levels and scales stand for has the same levels again.
+    """
+    wide = weight.float()
+    scales = (wide.abs().amax(dim=1) / 127).clamp_(min=1e-12)
+    return (wide / scales[:, None]).round_().clamp_(-127, 127).to(torch.int8), scales
+
+
 class Int8Linear(Linear):
     """Weights in 8 bits, one scale for each output; inputs are quantised at each call.
 
@@ -111,9 +121,7 @@ class Int8Linear(Linear):
     def __init__(
         self, weight: Tensor, bias: Tensor | None = None, activation: Activation = "none"
     ) -> None:
-        wide = weight.float()
-        scales = (wide.abs().amax(dim=1) / 127).clamp_(min=1e-12)
-        levels = (wide / scales[:, None]).round_().clamp_(-127, 127).to(torch.int8)
+        levels, scales = levels_of(weight)
         zeros = torch.zeros(len(scales), dtype=torch.long)
         with warnings.catch_warnings():
             # torch means to replace its quantised tensors; their packed products have no successor

@@ -15,6 +15,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer
 
 from ..errors import WeightsError
+from .checkpoint_view import tokenizer_view
 from .torch_checkpoint import Checkpoint
 from .torch_definition import (
     Names,
@@ -51,6 +52,7 @@ class Vocabulary:
             marks = {text for text in added if is_marker(text) or text in end_texts}
             self.control_texts = frozenset(special | marks)
             self._guarded = _guarded(definition, self._plain, self.control_texts)
+            self._begin, self.suffix = _surroundings(self._plain)
         except WeightsError:
             raise
         except Exception as error:  # the library raises this very class
@@ -62,7 +64,6 @@ class Vocabulary:
         self._pieces = Pieces(
             definition, self._plain.id_to_token, hidden=frozenset(map(added.__getitem__, special))
         )
-        self._begin, self.suffix = _surroundings(self._plain)
         self.begin_text = names.begin or self._named_by(checkpoint, "bos_token_id")
         self.end_text = names.end or self._named_by(checkpoint, "eos_token_id")
         self.chat_template = names.chat_template
@@ -121,9 +122,9 @@ def _converted(checkpoint: Checkpoint) -> str:
 
     from .torch_quiet import quiet
 
-    with quiet():
+    with quiet(), tokenizer_view(checkpoint) as view:
         library = transformers.AutoTokenizer.from_pretrained(
-            checkpoint.folder, local_files_only=True, trust_remote_code=False
+            view, local_files_only=True, trust_remote_code=False
         )
     if not isinstance(library, transformers.PreTrainedTokenizerFast):
         raise TypeError(f"{type(library).__name__} has no tokenizer.json")

@@ -130,6 +130,6 @@ def read(folder: Path) -> Manifest:
         raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
     except ValidationError as error:
         raise WeightsError(
-            f"{path} is damaged or of another release; `open-llm-server models rm` removes the "
-            "model, `open-llm-server import` brings it again"
+            f"{path} is damaged or of another release; remove the model with `open-llm-server "
+            f"models rm {folder.parent.name}:{folder.name}`, and import it again"
         ) from error

@@ -19,14 +19,14 @@ from ..config.folder import bentoml_home
 from ..errors import ConfigurationError
 
 _NAME = re.compile(r"[a-z0-9](?:[-._a-z0-9]{0,61}[a-z0-9])?")
-_VERSION = re.compile(r"[A-Za-z0-9](?:[-._A-Za-z0-9]{0,61}[A-Za-z0-9])?")
+_VERSION = re.compile(r"[a-z0-9](?:[-._a-z0-9]{0,61}[a-z0-9])?")
 _LONGEST_NAME = 63
 _HASH = 8
 
 
 @dataclass(frozen=True, order=True)
 class Tag:
-    """`NAME:VERSION`, in BentoML's spelling."""
+    """`NAME:VERSION`, in BentoML's spelling, which knows no capitals."""
 
     name: str
     version: str
@@ -78,8 +78,8 @@ def slug(text: str) -> str:
     `google/flan-t5-base` is `google--flan-t5-base`; where letters are lost, a hash is added.
     """
     plain = re.sub(r"[^-._a-z0-9]+", "-", text.lower().replace("/", "--")).strip("-._")
-    if plain.replace("--", "/") == text and len(plain) <= _LONGEST_NAME:
+    if plain and plain.replace("--", "/") == text and len(plain) <= _LONGEST_NAME:
         return plain
-    digest = hashlib.sha256(text.encode()).hexdigest()[:_HASH]
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_HASH]
     head = plain[: _LONGEST_NAME - _HASH - 1].rstrip("-._")
     return f"{head}-{digest}" if head else f"model-{digest}"

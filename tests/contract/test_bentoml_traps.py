@@ -111,13 +111,13 @@ def test_bentomls_client_asks_for_these_names() -> None:
 
 
 def test_methods_of_a_runnable_leak_to_its_siblings() -> None:
-    class Base(bentoml.legacy.Runnable):  # type: ignore[misc]
-        @bentoml.legacy.Runnable.method  # type: ignore[untyped-decorator]
+    class Base(bentoml.legacy.Runnable):
+        @bentoml.legacy.Runnable.method
         async def chat(self, _: str) -> AsyncGenerator[str, None]:
             yield ""
 
     class First(Base):
-        @bentoml.legacy.Runnable.method  # type: ignore[untyped-decorator]
+        @bentoml.legacy.Runnable.method
         async def extra(self, _: str) -> AsyncGenerator[str, None]:
             yield ""
 

@@ -14,21 +14,21 @@ EMOJI = "\N{GRINNING FACE}"
 cancelled: list[str] = []
 
 
-class Toy(bentoml.legacy.Runnable):  # type: ignore[misc]
+class Toy(bentoml.legacy.Runnable):
     SUPPORTED_RESOURCES = ("cpu",)
     SUPPORTS_CPU_MULTI_THREADING = True
 
-    @bentoml.legacy.Runnable.method  # type: ignore[untyped-decorator]
+    @bentoml.legacy.Runnable.method
     async def big(self, size: str) -> AsyncGenerator[str, None]:
         # One letter first, so that no read of an even number of bytes ends between characters.
         yield "x" + EMOJI * int(size)
 
-    @bentoml.legacy.Runnable.method  # type: ignore[untyped-decorator]
+    @bentoml.legacy.Runnable.method
     async def repeats(self, text: str) -> AsyncGenerator[str, None]:
         for letter in text:
             yield letter
 
-    @bentoml.legacy.Runnable.method  # type: ignore[untyped-decorator]
+    @bentoml.legacy.Runnable.method
     async def silent(self, name: str) -> AsyncGenerator[str, None]:
         try:
             await asyncio.Event().wait()
@@ -37,12 +37,12 @@ class Toy(bentoml.legacy.Runnable):  # type: ignore[misc]
             raise
         yield ""
 
-    @bentoml.legacy.Runnable.method  # type: ignore[untyped-decorator]
+    @bentoml.legacy.Runnable.method
     async def breaks(self, _: str) -> AsyncGenerator[str, None]:
         yield '{"start":{"prompt_tokens":1}}\n'
         raise ValueError("a secret reason")
 
-    @bentoml.legacy.Runnable.method  # type: ignore[untyped-decorator]
+    @bentoml.legacy.Runnable.method
     async def endless(self, name: str) -> AsyncGenerator[str, None]:
         try:
             while True:
@@ -52,14 +52,14 @@ class Toy(bentoml.legacy.Runnable):  # type: ignore[misc]
             cancelled.append(name)
             raise
 
-    @bentoml.legacy.Runnable.method  # type: ignore[untyped-decorator]
+    @bentoml.legacy.Runnable.method
     async def facts(self, _: str) -> AsyncGenerator[str, None]:
         wanted = ("CUDA_VISIBLE_DEVICES", "TOY_THREADS")
         environment = {name: os.environ.get(name) for name in wanted}
         facts = {"cancelled": cancelled, "environment": environment}
         yield json.dumps({"info": facts}) + "\n"
 
-    @bentoml.legacy.Runnable.method  # type: ignore[untyped-decorator]
+    @bentoml.legacy.Runnable.method
     def plain_and_broken(self, _: str) -> Any:
         raise ValueError("not an exception of BentoML's")
 

@@ -5,7 +5,6 @@ In float32, so that both compute the same: alone, sixteen at once, and after a p
 
 from __future__ import annotations
 
-import importlib.util
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,13 @@ from typing import Any
 import httpx
 import pytest
 import torch
+from ggufs import TINY, tiny_float32
 from openai import OpenAI
 from running import HANG_S, Running, StartServer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 pytestmark = [pytest.mark.server, pytest.mark.weights]
 
-TINY = Path(__file__).resolve().parents[2] / "models" / "tiny"
 NEW_TOKENS = 40
 QUESTIONS = (
     "Hello, how are you?",
@@ -35,14 +34,7 @@ QUESTIONS = (
 
 @pytest.fixture(scope="module")
 def float32(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The built-in weights as a float32 GGUF."""
-    spec = importlib.util.spec_from_file_location("tiny_export", TINY / "export.py")
-    assert spec and spec.loader
-    export = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(export)
-    path: Path = tmp_path_factory.mktemp("float32") / "tiny-f32.gguf"
-    export.write_gguf(TINY / "hf", path, "f32")
-    return path
+    return tiny_float32(tmp_path_factory.mktemp("float32"))
 
 
 @pytest.fixture(scope="module")

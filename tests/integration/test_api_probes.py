@@ -66,6 +66,15 @@ async def test_a_model_that_is_not_ready_makes_the_server_not_ready(
     assert reply.headers["retry-after"] == wait
 
 
+async def test_how_far_an_import_is() -> None:
+    progress = {"phase": "downloading", "done": 3, "total": 9, "eta_s": 4.5}
+    error = ModelLoading("coming", retry_after=7, progress=progress)
+    reply = await get(two(EchoPort(), EchoPort(info=Failure(error.frame()))), "/readyz")
+    assert reply.json["models"] == {"one": "ready", "two": "loading"}
+    assert reply.json["importing"] == {"two": progress}
+    assert reply.headers["retry-after"] == "7"
+
+
 async def test_a_model_is_ready_when_one_of_its_copies_is() -> None:
     reply = await get(app_of(loading(), EchoPort()), "/readyz")
     assert (reply.status, reply.json["models"]) == (200, {"echo": "ready"})

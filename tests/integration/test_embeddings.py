@@ -93,7 +93,10 @@ def test_many_at_once_are_as_alone(running: Running) -> None:
     texts = [f"{text} {number}" for text in TEXTS for number in range(4)]
     alone = [embed(text) for text in texts]
     with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(embed, texts)) == alone
+        together = list(pool.map(embed, texts))
+    # Sums over other inputs' rows may round in another order.
+    for vector, same in zip(together, alone, strict=True):
+        assert vector == pytest.approx(same, abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,13 @@ greedy one they see from `top_logprobs`.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import torch
+from ggufs import TINY, tiny_float32
 from running import HANG_S, Running
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -22,7 +21,6 @@ from open_llm_server.serving import start
 
 pytestmark = [pytest.mark.server, pytest.mark.weights]
 
-TINY = Path(__file__).resolve().parents[2] / "models" / "tiny"
 CLOSE = 1e-3
 """Nats a token: llama.cpp keeps keys and values in half precision."""
 PAIRS = (
@@ -36,12 +34,7 @@ PAIRS = (
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """The built-in weights in float32."""
-    spec = importlib.util.spec_from_file_location("tiny_export", TINY / "export.py")
-    assert spec and spec.loader
-    export = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(export)
-    path: Path = tmp_path_factory.mktemp("float32") / "tiny-f32.gguf"
-    export.write_gguf(TINY / "hf", path, "f32")
+    path = tiny_float32(tmp_path_factory.mktemp("float32"))
     with start(f"exact=llama@{path}", port=0, wait_s=HANG_S) as server:
         yield Running(server)
 

@@ -16,14 +16,10 @@ import checkpoints
 import httpx
 import peft
 import pytest
-import torch
 from running import HANG_S, Serve, StartServer
-from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from open_llm_server.engine.torch_checkpoint import WEIGHTS, read_checkpoint
 from open_llm_server.engine.torch_quiet import quiet
-from open_llm_server.errors import WeightsError
 from open_llm_server.torch_family import INSTALL
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -171,20 +167,6 @@ def test_the_perplexity_lines(line: str, folder: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "perplexity" in done.stdout
-
-
-@pytest.mark.weights
-def test_pickled_weights_become_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = checkpoints.make_gpt_neox(tmp_path / "pythia-160m")
-    torch.save(load_file(folder / WEIGHTS), folder / "pytorch_model.bin")
-    (folder / WEIGHTS).unlink()
-    with pytest.raises(WeightsError, match="pickled"):
-        read_checkpoint(folder, model_types={"gpt_neox"})
-    ((language, code),) = [block for block in BLOCK.findall(FAMILIES) if block[0] != "bash"]
-    assert language == "python"
-    monkeypatch.chdir(tmp_path)
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=2 * HANG_S)
-    read_checkpoint(folder, model_types={"gpt_neox"})
 
 
 def test_the_config_line(folder: Path) -> None:

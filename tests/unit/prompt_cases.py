@@ -149,10 +149,9 @@ async def load(template: str, control_texts: frozenset[str] = CONTROLS) -> Templ
 
 def conversations(contents: st.SearchStrategy[str]) -> st.SearchStrategy[list[Message]]:
     def turns(texts: list[str], system: str | None) -> list[Message]:
-        roles = ["user", "assistant"] * len(texts)
         messages = [
-            Message(role=role, content=text)  # type: ignore[arg-type]
-            for role, text in zip(roles, texts, strict=False)
+            Message(role="assistant" if place % 2 else "user", content=text)
+            for place, text in enumerate(texts)
         ]
         return messages if system is None else [Message(role="system", content=system), *messages]
 

@@ -65,7 +65,7 @@ def test_one_text_is_a_list_of_one() -> None:
 
 def test_values_are_frozen_and_closed() -> None:
     with pytest.raises(ValidationError):
-        setattr(ModelConfig(), "top_k", 3)  # noqa: B010
+        setattr(ModelConfig(), "top_k", 3)  # noqa: B010 - mypy refuses to set it
     with pytest.raises(ValidationError):
         ModelConfig.model_validate({"topk": 3})
 

@@ -60,11 +60,8 @@ def test_files(folder: Path, text: str, file: str) -> None:
     ("text", "kind", "words"),
     [
         ("llama", WeightsError, "start llama@PATH.gguf"),
-        ("vicuna", WeightsError, r"vicuna@./vicuna-7b-v1.5.Q4_K_M.gguf"),
-        ("llama@org/name:v2", WeightsError, "org/name at revision v2"),
         ("llama@name.gguf:v2", WeightsError, r"':v2' as its revision.*llama@\./name\.gguf"),
         ("llama@./one/a.gguf:v2", WeightsError, "':v2' was taken for part of the path"),
-        ("llama@one/sub", WeightsError, "not on this machine"),
         ("llama@empty", WeightsError, "llama@./empty"),
         ("llama@./none.gguf", WeightsError, "none.gguf"),
         ("llama@./empty", WeightsError, r"no \*.gguf"),
@@ -73,8 +70,7 @@ def test_files(folder: Path, text: str, file: str) -> None:
         ("llama@./one/a.gguf#b.gguf", ConfigurationError, "needs a folder"),
         ("llama@builtin:none.gguf", WeightsError, "none.gguf"),
         ("fake@./one", ConfigurationError, "takes no weights"),
-        ("flan-t5", WeightsError, "google/flan-t5-base .* start flan-t5@/path/to/folder$"),
-        ("dolly@org/name:v2", WeightsError, "org/name at revision v2 .* dolly@/path/to/folder$"),
+        ("dolly@org/name#a.gguf", ConfigurationError, "leave '#a.gguf' out"),
         ("bloom@./one/a.gguf", WeightsError, r"a\.gguf is a file.*bloom@/path.*family llama"),
         ("llama@./checkpoint", WeightsError, r"no \*\.gguf.*a family on torch"),
         ("bloom@./one#a.gguf", ConfigurationError, "leave '#a.gguf' out"),
@@ -84,6 +80,16 @@ def test_files(folder: Path, text: str, file: str) -> None:
 def test_refusals(folder: Path, text: str, kind: type[Exception], words: str) -> None:
     with pytest.raises(kind, match=words):
         found(text, folder)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["vicuna", "flan-t5", "dolly@org/name:v2", "llama@one/sub#a.gguf", "bloom@store:org--name"],
+)
+def test_ids_of_a_hub_and_of_the_store_are_left_as_they_are(folder: Path, text: str) -> None:
+    source, spec = found(text, folder), ModelSpec.parse(text)
+    assert source == (spec.source or Source.parse(cards()[spec.family].source or ""))
+    assert source.kind in ("hub", "store")
 
 
 def test_a_family_without_weights(folder: Path) -> None:

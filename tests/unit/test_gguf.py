@@ -184,6 +184,18 @@ DAMAGED = {
         file((ARCHITECTURE, key("llama.context_length", 5, struct.pack("<i", -1)))),
         "context_length is -1",
     ),
+    "negative epsilon": (
+        file((ARCHITECTURE, key("llama.attention.layer_norm_epsilon", 6, struct.pack("<f", -1)))),
+        "layer_norm_epsilon is -1.0",
+    ),
+    "endless epsilon": (
+        file((ARCHITECTURE, key("llama.layer_norm_rms_epsilon", 12, struct.pack("<d", 1e999)))),
+        "layer_norm_rms_epsilon is inf",
+    ),
+    "no number": (
+        file((ARCHITECTURE, key("llama.rope.freq_base", 6, b"\0\0\xc0\x7f"))),
+        "freq_base is nan",
+    ),
     "no architecture": (file(()), "no architecture"),
     "no weights": (file(tensors=()), "no weights"),
     "alignment 0": (

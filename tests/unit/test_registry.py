@@ -74,7 +74,7 @@ def test_a_subclass_has_a_name_of_its_own() -> None:
     base = Registry.get("robin")
 
     @Registry.add_model("robin-small")
-    class Small(base):  # type: ignore[misc, valid-type]
+    class Small(base):  # type: ignore[misc, valid-type]  # a base from a variable
         pass
 
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -18,7 +19,7 @@ BATCH = 24
 
 
 def make_job(
-    prompt: str, *, caller: str = "a", max_tokens: int = 8, score: bool = False, **kw: object
+    prompt: str, *, caller: str = "a", max_tokens: int = 8, score: bool = False, **kw: Any
 ) -> Job:
     tokens = list(prompt.encode())
     return Job(
@@ -27,7 +28,7 @@ def make_job(
         draw=Draw(prompt=tokens, logprobs=1 if score else None),
         max_tokens=max_tokens,
         score_prompt=score,
-        **kw,  # type: ignore[arg-type]
+        **kw,
     )
 
 

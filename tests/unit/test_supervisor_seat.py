@@ -183,7 +183,7 @@ async def test_leaving_during_the_delay_ends_it(
 
 async def test_strangers_are_reaped_too(nursery: Nursery) -> None:
     """As process 1 of a container the supervisor gets every orphan."""
-    pid = os.spawnv(os.P_NOWAIT, sys.executable, [sys.executable, "-c", ""])  # noqa: ASYNC220
+    pid = os.spawnv(os.P_NOWAIT, sys.executable, [sys.executable, "-c", ""])  # noqa: ASYNC220 - nobody waits
     await eventually(lambda: not psutil.pid_exists(pid))
 
 

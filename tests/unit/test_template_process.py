@@ -193,15 +193,15 @@ async def test_another_event_loop_may_use_it(start: Start) -> None:
     assert await process.render(user("here")) == ["user: here\n"]
 
 
-def remains(me: psutil.Process) -> tuple[int, int, list[int]]:
-    return me.num_fds(), me.num_threads(), [child.pid for child in me.children()]
+def remains(me: psutil.Process) -> tuple[int, int, set[int]]:
+    return me.num_fds(), me.num_threads(), {child.pid for child in me.children()}
 
 
 async def test_nothing_remains() -> None:
     await asyncio.to_thread(int)  # The loop's own thread pool is there before counting begins.
     gc.collect()
     me = psutil.Process()
-    before = remains(me)
+    files, threads, children = remains(me)
     for _ in range(3):
         process = TemplateProcess(ENDLESS, {}, render_limit_s=0.2)
         with pytest.raises(TemplateBroken):
@@ -210,7 +210,13 @@ async def test_nothing_remains() -> None:
         process = TemplateProcess(PLAIN, {})
         await process.render(user("x"))
         await process.close()
-    await until(lambda: remains(me) == before)
+
+    def nothing_more() -> bool:
+        """Less is as good: what other tests left behind may go at any time."""
+        now = remains(me)
+        return now[0] <= files and now[1] <= threads and now[2] <= children
+
+    await until(nothing_more)
 
 
 @pytest.mark.parametrize("template", [PLAIN, PLAIN + ENDLESS])
@@ -227,7 +233,7 @@ async def main():
     await asyncio.sleep(600)
 asyncio.run(main())
 """
-    with subprocess.Popen(  # noqa: ASYNC220
+    with subprocess.Popen(  # noqa: ASYNC220 - it is killed, not awaited
         [sys.executable, "-c", program], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
     ) as parent:
         assert parent.stdout is not None

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers
+from ggufs import TINY, tiny_float32
 
 from open_llm_server.engine.base import Batch, Copy, Draw, Row
 from open_llm_server.engine.llama_cpp import LlamaCppEngine
 
 pytestmark = pytest.mark.weights
 
-TINY = Path(__file__).resolve().parents[2] / "models" / "tiny"
 NEW_TOKENS = 24
 QUESTIONS = (
     "Hello, how are you?", "Who are you?", "What is the capital of France?", "thanks", "Bye!",
@@ -28,13 +26,7 @@ QUESTIONS = (
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaCppEngine]:
-    spec = importlib.util.spec_from_file_location("tiny_export", TINY / "export.py")
-    assert spec is not None
-    assert spec.loader is not None
-    export = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(export)
-    path = tmp_path_factory.mktemp("tiny") / "tiny-f32.gguf"
-    export.write_gguf(TINY / "hf", path, "f32")
+    path = tiny_float32(tmp_path_factory.mktemp("tiny"))
     loaded = LlamaCppEngine.load(path, context_length=512, slots=17, threads=2)
     yield loaded
     loaded.close()

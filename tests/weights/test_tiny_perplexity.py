@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from ggufs import TINY, tiny_float32
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from open_llm_server import perplexity
@@ -19,21 +19,13 @@ from open_llm_server.engine.llama_cpp import LlamaCppEngine
 
 pytestmark = pytest.mark.weights
 
-TINY = Path(__file__).resolve().parents[2] / "models" / "tiny"
 TEXT = (TINY / "text" / "identity.yaml").read_text(encoding="utf-8")[:4000]
 CLOSE = 1e-3
 
 
 @pytest.fixture(scope="module")
 def float32(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The built-in weights as a float32 GGUF."""
-    spec = importlib.util.spec_from_file_location("tiny_export", TINY / "export.py")
-    assert spec and spec.loader
-    export = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(export)
-    path: Path = tmp_path_factory.mktemp("float32") / "tiny-f32.gguf"
-    export.write_gguf(TINY / "hf", path, "f32")
-    return path
+    return tiny_float32(tmp_path_factory.mktemp("float32"))
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from ggufs import TINY, tiny_export
 
 pytestmark = pytest.mark.weights
 
-TINY = Path(__file__).resolve().parents[2] / "models" / "tiny"
 HF = TINY / "hf"
 QUANTISED = TINY / "tiny-q8_0.gguf"
 TEXTS = (
@@ -52,12 +51,7 @@ PROMPTS = (
 
 @pytest.fixture(scope="module")
 def export() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("tiny_export", TINY / "export.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return tiny_export()
 
 
 @pytest.fixture(scope="module")

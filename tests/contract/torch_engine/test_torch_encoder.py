@@ -21,7 +21,8 @@ from open_llm_server.config.machine import Machine
 from open_llm_server.config.merge import resolve
 from open_llm_server.config.resolved import ModelPlan
 from open_llm_server.engine.base import Batch, Draw, Row
-from open_llm_server.engine.torch_encoder import BATCH_TOKENS, EncoderEngine
+from open_llm_server.engine.fit_torch import ENCODER_BATCH_TOKENS
+from open_llm_server.engine.torch_encoder import EncoderEngine
 from open_llm_server.errors import ConfigurationError, ContextLengthExceeded, WeightsError
 from open_llm_server.minilm import MiniLM
 
@@ -139,7 +140,7 @@ def test_company_changes_nothing(engine: EncoderEngine, data: st.DataObject) -> 
 
 def test_more_than_a_pass_of_inputs(engine: EncoderEngine) -> None:
     inputs = [[2, 5 + place % 90, *[7] * (3 * place)] for place in range(60)]
-    assert sum(map(len, inputs)) > 2 * BATCH_TOKENS
+    assert sum(map(len, inputs)) > 2 * ENCODER_BATCH_TOKENS
     for tokens, vector in zip(inputs, engine.embed(inputs), strict=True):
         assert close(vector, engine.embed([tokens])[0])
 

@@ -16,7 +16,7 @@ import transformers
 from checkpoints import EVERY, make_bert, make_gpt_neox, make_llama, make_t5
 from safetensors.torch import load_file, save_file
 
-from open_llm_server.engine import torch_devices, torch_lora
+from open_llm_server.engine import processor, torch_lora
 from open_llm_server.engine.torch_checkpoint import read_checkpoint
 from open_llm_server.engine.torch_load import choose_dtype, load_model
 from open_llm_server.engine.torch_quiet import quiet
@@ -301,8 +301,8 @@ def cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None
     def says(flags: str) -> None:
         path = tmp_path / "cpuinfo"
         path.write_text(f"processor\t: 0\nflags\t\t: fpu {flags}\n\nprocessor\t: 1\n")
-        monkeypatch.setattr(torch_devices, "_CPUINFO", path)
-        torch_devices.cpu_flags.cache_clear()
+        monkeypatch.setattr(processor, "CPUINFO", path)
+        processor.cpu_flags.cache_clear()
 
     return says
 
@@ -310,7 +310,7 @@ def cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None
 @pytest.fixture(autouse=True)
 def forget_the_cpu() -> Iterator[None]:
     yield
-    torch_devices.cpu_flags.cache_clear()
+    processor.cpu_flags.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -338,8 +338,8 @@ def test_float16_only_where_the_cpu_computes_with_it(cpu: Callable[[str], None])
 
 
 def test_a_system_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_devices, "_CPUINFO", Path("/nowhere"))
-    torch_devices.cpu_flags.cache_clear()
+    monkeypatch.setattr(processor, "CPUINFO", Path("/nowhere"))
+    processor.cpu_flags.cache_clear()
     assert choose_dtype("auto", "cpu") is torch.float32
 
 

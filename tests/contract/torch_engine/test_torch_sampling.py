@@ -1,4 +1,4 @@
-"""How the torch engine chooses and scores tokens: as transformers and OpenAI define it."""
+"""How the torch engine chooses tokens: as transformers does, wherever a row stands."""
 
 from __future__ import annotations
 
@@ -12,45 +12,26 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from drawn import CPU, assert_scores, draws, logits, penalised
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from transformers import (
     MinPLogitsWarper,
-    RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
 
-from open_llm_server.engine.base import Draw, RowError, Score
+from open_llm_server.engine.base import Draw, RowError
 from open_llm_server.engine.torch_cuts import keys, uniform
-from open_llm_server.engine.torch_penalties import apply_penalties
-from open_llm_server.engine.torch_sampling import Sampler, scores
+from open_llm_server.engine.torch_sampling import Sampler
 
 pytestmark = pytest.mark.weights
 
-CPU = torch.device("cpu")
 SLOTS = 8
 HAIR = 1e-6
 """What float32 may shift a cut or a boundary by."""
-
-
-def logits(rows: int, size: int, seed: int, *, coarse: bool = False, scale: float = 3.0) -> Tensor:
-    """Random ones; `coarse`: with so few digits that many are equal."""
-    made = torch.randn(rows, size, generator=torch.Generator().manual_seed(seed)) * scale
-    return made.mul(4).round().div(4) if coarse else made
-
-
-def penalised(row: Tensor, draw: Draw, chosen: Sequence[int]) -> Tensor:
-    """One row [1, V] after transformers' repetition penalty and OpenAI's two, in plain numpy."""
-    seen = torch.tensor([[*draw.prompt, *chosen]], dtype=torch.int64)
-    if seen.numel():
-        row = RepetitionPenaltyLogitsProcessor(draw.repetition_penalty)(seen, row)
-    plain = row.numpy().copy()
-    for token in set(chosen):
-        plain[0, token] -= draw.frequency_penalty * chosen.count(token) + draw.presence_penalty
-    return torch.from_numpy(plain)
 
 
 def survivors(row: Tensor, draw: Draw) -> tuple[Tensor, npt.NDArray[np.float64]]:
@@ -106,19 +87,6 @@ def check(token: int, row: Tensor, draw: Draw, chosen: Sequence[int]) -> None:
     assert any(token in expected(row, other, chosen, fraction) for other in nearly(draw))
 
 
-shares = st.floats(0.01, 0.99)
-draws = st.builds(
-    Draw,
-    temperature=st.sampled_from([0.0, 0.3, 0.8, 1.0, 1.0, 1.7]),
-    top_k=st.sampled_from([0, 0, 1, 3, 40, 150, 2500]),
-    top_p=st.one_of(st.just(1.0), shares),
-    min_p=st.one_of(st.just(0.0), shares.map(lambda share: share / 4)),
-    frequency_penalty=st.sampled_from([0.0, 0.0, 0.7, -0.4]),
-    presence_penalty=st.sampled_from([0.0, 0.0, 0.5, -1.0]),
-    repetition_penalty=st.sampled_from([1.0, 1.0, 1.3, 0.8]),
-    seed=st.integers(-(2**63), 2**63 - 1),
-    prompt=st.lists(st.integers(0, 6), max_size=9),
-)
 batches = st.lists(draws, min_size=1, max_size=SLOTS)
 
 
@@ -165,6 +133,16 @@ def test_every_survivor_is_drawn_as_often_as_it_should(cut: dict[str, Any], coar
         check(token, row, draw, [])
     _, masses = survivors(row, batch[0])
     assert set(np.flatnonzero(masses > 0.03)) <= {token for token, _ in found}
+
+
+def test_top_p_shares_out_all_that_equals_the_kth() -> None:
+    """More of them than a sampler looks at first."""
+    row = torch.zeros(1, 400)
+    row[0, -25:-5], row[0, -5:] = 1.0, 2.0
+    batch = [Draw(temperature=1.0, top_k=30, top_p=0.1, seed=seed) for seed in range(64)]
+    found = Sampler(64, 400, CPU).choose(row.expand(64, -1), range(64), batch)
+    for draw, (token, _) in zip(batch, found, strict=True):
+        check(token, row, draw, [])
 
 
 @settings(max_examples=60, deadline=None)
@@ -308,97 +286,6 @@ def test_the_generator_is_splitmix64() -> None:
         assert found.min() >= 0.0 and found.max() < 1.0
         assert np.abs(np.sort(found) - (numbers + 0.5) / 4096).max() < 0.03  # Kolmogorov, 4 sigma
     assert abs(np.corrcoef(by_number, by_seed)[0, 1]) < 0.06
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    st.lists(st.tuples(*[st.lists(st.integers(0, 12), max_size=8)] * 2), min_size=1, max_size=5),
-    draws,
-    st.booleans(),
-)
-def test_penalties_of_beams(
-    pasts: list[tuple[list[int], list[int]]], draw: Draw, logarithms: bool
-) -> None:
-    rows = logits(len(pasts), 13, 7)
-    if logarithms:
-        rows = rows.log_softmax(1)
-    before = rows.clone()
-    prompts, outputs = zip(*pasts, strict=True)
-    found = apply_penalties(rows, prompts, outputs, draw)
-    assert torch.equal(rows, before)
-    for place, (prompt, output) in enumerate(pasts):
-        wanted = penalised(rows[place : place + 1], replace(draw, prompt=prompt), output)
-        torch.testing.assert_close(found[place : place + 1], wanted, atol=1e-5, rtol=1e-5)
-
-
-def test_penalties_over_long_answers() -> None:
-    """Greedy rows whose histories outgrow what was set aside, and of which one starts again."""
-    size, steps = 40, 200
-    batch = [
-        Draw(frequency_penalty=0.11, presence_penalty=0.3),
-        Draw(repetition_penalty=1.7, prompt=[5] * 100),
-        Draw(),
-    ]
-    sampler = Sampler(3, size, CPU)
-    past: list[list[int]] = [[], [], []]
-    for step in range(steps):
-        if step == steps // 2:
-            batch[0], past[0] = replace(batch[0]), []
-        rows = logits(3, size, step)
-        for place, (token, _) in enumerate(sampler.choose(rows, [2, 0, 1], batch)):
-            row = penalised(rows[place : place + 1], batch[place], past[place])
-            assert row[0, token] >= row.max() - 1e-4
-            past[place].append(token)
-
-
-def true_score(row: Tensor, token: int, top: int) -> Score:
-    exact = row.double().log_softmax(0)
-    best = sorted(range(len(row)), key=lambda place: (-float(row[place]), place))[:top]
-    return Score(token, float(exact[token]), [(place, float(exact[place])) for place in best])
-
-
-def assert_scores(found: Score, wanted: Score) -> None:
-    assert found.token == wanted.token and isinstance(found.logprob, float)
-    assert [token for token, _ in found.top] == [token for token, _ in wanted.top]
-    for ours, theirs in zip(
-        [found.logprob, *dict(found.top).values()],
-        [wanted.logprob, *dict(wanted.top).values()],
-        strict=True,
-    ):
-        assert ours == theirs or abs(ours - theirs) < 2e-5
-
-
-@pytest.mark.parametrize("coarse", [False, True])
-@pytest.mark.parametrize(
-    ("rows", "size", "top"), [(5, 11, 3), (5, 11, 50), (3, 2000, 0), (60, 30011, 5)]
-)
-def test_scores_are_log_probabilities(rows: int, size: int, top: int, coarse: bool) -> None:
-    made = logits(rows, size, 2, coarse=coarse)
-    made[1, 4:] = -math.inf
-    targets = [(7 * row) % size for row in range(rows)]
-    found = scores(made, targets, top)
-    assert len(found) == rows
-    for place in {0, 1, rows // 2, rows - 1}:
-        assert_scores(found[place], true_score(made[place], targets[place], top))
-    assert scores(made[:0], [], top) == []
-
-
-def test_scores_of_the_choice_are_those_of_the_model() -> None:
-    batch = [
-        Draw(logprobs=2),
-        Draw(temperature=1.9, top_k=7, repetition_penalty=3.0, seed=4, logprobs=5, prompt=[1, 2]),
-        Draw(temperature=1.0),
-        Draw(temperature=0.4, frequency_penalty=2.0, logprobs=0),
-    ]
-    sampler = Sampler(4, 700, CPU)
-    for step in range(3):
-        rows = logits(4, 700, step)
-        for row, draw, (token, score) in zip(
-            rows, batch, sampler.choose(rows, [0, 1, 2, 3], batch), strict=True
-        ):
-            assert (score is None) == (draw.logprobs is None)
-            if score:
-                assert_scores(score, true_score(row, token, draw.logprobs or 0))
 
 
 @pytest.mark.gpu

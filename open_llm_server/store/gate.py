@@ -1,0 +1,182 @@
+"""The gate of the store: what a staged model must pass before it is published.
+
+Owns the order of the checks, and that only files of known kinds come in. What is wrong with a
+format, the readers of `engine/` say; the same readers judge again at every start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+
+from ..engine import gguf, torch_checkpoint, torch_definition
+from ..engine.checkpoint_keys import refuse_code
+from ..engine.sentence_files import read_sentence_files
+from ..engine.template_process import TemplateBroken, TemplateProcess, TemplateRefused
+from ..errors import StartError, WeightsError
+
+if TYPE_CHECKING:
+    from ..runnable import LLMRunnable
+
+LONGEST_TEMPLATE = 256 * 1024
+"""Characters of a chat template; the longest published ones have some 20,000."""
+_ENDINGS = {
+    "gguf": {".gguf"},
+    "folder": {".safetensors", ".json", ".jinja", ".model", ".txt"},
+}
+_VOCABULARIES = {"vocab.json", "tokenizer.json"}
+"""Files whose keys are words of a language: any of them may be spelled like a setting."""
+_SAMPLES: tuple[list[dict[str, str]], ...] = (
+    [{"role": "user", "content": "Hello"}],
+    [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": "Hello, how can I help?"},
+        {"role": "user", "content": "Tell me a story."},
+    ],
+)
+_CARD = "README.md"
+_CARD_HEAD = re.compile(r"---\s*\n(.*?)\n---\s*(\n|$)", re.DOTALL)
+_LONGEST_CARD = 64 * 1024
+
+
+def check_model(
+    folder: Path,
+    *,
+    weights: Literal["gguf", "folder"],
+    main: str | None,
+    family: type[LLMRunnable],
+) -> None:
+    """Raises WeightsError, which names the file and the fault, unless the model in `folder` may be
+    loaded: its kinds of files, settings, weights' headers and chat template.
+
+    `main`: the GGUF file. StartError where the template's process cannot be started. Must not be
+    called on an event loop: it waits for that process.
+    """
+    _refuse_strangers(folder, weights)
+    if weights == "gguf":
+        header = gguf.read_header(folder / (main or ""))
+        _check_template(header.path, header.chat_template)
+        return
+    _check_checkpoint(folder, family)
+
+
+def licence(root: Path, main: str | None) -> str | None:
+    """What a local folder says of its licence: its model card's `license`, else the GGUF's own."""
+    found = _card(root / _CARD).get("license")
+    if not isinstance(found, str) and main:
+        found = gguf.read_header(root / main).text("general.license")
+    return " ".join(found.split())[:200] or None if isinstance(found, str) else None
+
+
+def _refuse_strangers(folder: Path, weights: str) -> None:
+    """Refuses what is no plain file of a kind that is wanted here."""
+    for path in sorted(folder.rglob("*")):
+        mode = path.lstat().st_mode
+        if stat.S_ISDIR(mode):
+            continue
+        if not stat.S_ISREG(mode):
+            raise WeightsError(
+                f"{path.relative_to(folder)} is no plain file (a link or a device); bring the "
+                "file itself"
+            )
+        if path.suffix not in _ENDINGS[weights]:
+            raise WeightsError(
+                f"{path.relative_to(folder)} has no place in a model: {_kinds(weights)} are taken, "
+                "never programs and never pickled files; import again"
+            )
+
+
+def _kinds(weights: str) -> str:
+    return ", ".join(f"*{ending}" for ending in sorted(_ENDINGS[weights]))
+
+
+def _check_checkpoint(folder: Path, family: type[LLMRunnable]) -> None:
+    for path in sorted(folder.rglob("*.json")):
+        content = torch_checkpoint.load_json(path)
+        if path.name in _VOCABULARIES:
+            content = _without_words(path, content)
+        refuse_code(path, content)
+    types = getattr(family, "model_types", None)
+    if types is None:  # a family of somebody else's, which judges the type by itself
+        types = (str(torch_checkpoint.read_json(folder / "config.json").get("model_type")),)
+    torch_checkpoint.read_checkpoint(folder, model_types=types)
+    if (folder / torch_checkpoint.MODULES).is_file():
+        read_sentence_files(folder)
+    template = torch_definition.read_names(folder).chat_template
+    _check_template(folder, template)
+
+
+def _without_words(path: Path, content: Any) -> Any:
+    """A vocabulary's file without its words. Raises WeightsError where they are no words."""
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path} is not a JSON object; download it again")
+    if path.name == "vocab.json":
+        if not all(type(number) is int for number in content.values()):
+            raise WeightsError(f"{path} is no list of words with numbers; download it again")
+        return {}
+    model = content.get("model")
+    if not isinstance(model, dict):
+        raise WeightsError(f"{path} is no tokenizer (it has no model); download it again")
+    rest = {key: value for key, value in model.items() if key not in ("vocab", "merges")}
+    return {**content, "model": rest}
+
+
+# -- chat templates -----------------------------------------------------------------------------
+
+
+def _check_template(path: Path, template: str | None) -> None:
+    """Tries the template where it will run: in a process of its own, with limits."""
+    if not template:
+        return
+    if len(template) > LONGEST_TEMPLATE:
+        raise _bad_template(path, f"it has {len(template):,} characters")
+    # A thread of its own: the caller's may have an event loop already.
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        thread.submit(asyncio.run, _try(path, template)).result()
+
+
+async def _try(path: Path, template: str) -> None:
+    process = TemplateProcess(template, {"bos_token": "<s>", "eos_token": "</s>"})
+    try:
+        for sample in _SAMPLES:
+            try:
+                await process.render([sample])
+            except TemplateRefused:
+                continue  # it may want other turns; what it says to callers is tried at start
+    except TemplateBroken as error:
+        raise _bad_template(path, str(error)) from error
+    except OSError as error:
+        raise StartError(
+            f"the chat template in {path} cannot be tried: {error}; import again"
+        ) from error
+    finally:
+        await process.close()
+
+
+def _bad_template(path: Path, why: str) -> WeightsError:
+    return WeightsError(
+        f"the chat template in {path} is not taken: {why}; use other weights, or start the file "
+        "from a local path under a card with a prompt format of its own, such as alpaca=... (see "
+        "`open-llm-server models`)"
+    )
+
+
+# -- licence ------------------------------------------------------------------------------------
+
+
+def _card(path: Path) -> dict[str, Any]:
+    """The head of a model card; empty where there is none that can be read."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            head = _CARD_HEAD.match(file.read(_LONGEST_CARD))
+        content = yaml.safe_load(head[1]) if head else None
+    except (OSError, yaml.YAMLError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}

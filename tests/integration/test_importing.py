@@ -1,0 +1,249 @@
+"""`import_model`: from a hub and from this machine, twice, at once, and things that cannot be."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from pathlib import Path
+
+import checkpoints
+import ggufs
+import pytest
+import torch
+from fake_hub import FakeHub, Fault
+from safetensors.torch import load_file
+
+from open_llm_server import import_model
+from open_llm_server.config.merge import resolve_model
+from open_llm_server.errors import ConfigurationError, HubUnavailable, WeightsError
+from open_llm_server.store.catalog import entries, get
+from open_llm_server.store.importing import ensure
+from open_llm_server.store.places import workshop
+from open_llm_server.store.progress import Meter, Progress
+from open_llm_server.store.verify import verify
+
+pytestmark = pytest.mark.weights
+
+ID, FILE = "some/tiny-GGUF", "small-F32.gguf"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return ggufs.small(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkpoints.make_gpt_neox(tmp_path_factory.mktemp("checkpoint") / "pythia")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "bentoml"
+    monkeypatch.setenv("BENTOML_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture
+def hub(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    with FakeHub() as hub:
+        hub.use(monkeypatch, tmp_path / "hf")
+        hub.add(ID, {FILE: weights.read_bytes(), "README.md": b"# tiny"}, licence="mit")
+        yield hub
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def leftovers() -> list[Path]:
+    return [path for path in workshop().rglob("*") if path.is_file() and path.suffix != ".lock"]
+
+
+# -- from a hub ------------------------------------------------------------------------------
+
+
+def test_what_a_manifest_says(hub: FakeHub, weights: Path) -> None:
+    heard: list[Progress] = []
+    entry = import_model(f"llama@{ID}", listener=heard.append)
+    facts, commit = entry.manifest, hub.repos[ID].refs["main"]
+    assert (facts.kind, facts.location, facts.commit) == ("hub", ID, commit)
+    assert (facts.licence, facts.family, facts.main) == ("mit", "llama", FILE)
+    assert facts.tag.endswith(f":{commit[:12]}")
+    (record,) = facts.files
+    assert record.sha256 == sha256(weights.read_bytes()).hexdigest()
+    assert (record.bytes, record.checked) == (weights.stat().st_size, "hub")
+    assert entry.path.read_bytes() == weights.read_bytes()
+    assert heard[0].phase == "resolving"
+    assert {step.phase for step in heard} >= {"downloading", "checking", "finishing"}
+    assert leftovers() == []
+    assert verify(entry, Meter()) == []
+
+
+def test_once_is_enough(hub: FakeHub) -> None:
+    first = import_model(f"llama@{ID}")
+    sent = hub.sent
+    assert import_model(f"llama@{ID}") == first
+    assert import_model(f"other=vicuna@{ID}#{FILE}") != first  # asked for by another name
+    assert hub.sent <= 2 * sent
+    assert ensure(resolve_model(f"llama@{ID}")).stored == str(first.path)
+
+
+def test_a_branch_that_moved(hub: FakeHub, tmp_path: Path) -> None:
+    old = import_model(f"llama@{ID}")
+    hub.add(ID, {FILE: ggufs.small(tmp_path, seed=1).read_bytes()})
+    assert ensure(resolve_model(f"llama@{ID}")).stored == str(old.path), "no network at a start"
+    new = import_model(f"llama@{ID}")
+    assert new.tag != old.tag
+    assert ensure(resolve_model(f"llama@{ID}")).stored == str(new.path)
+    commit = old.manifest.commit
+    assert resolve_model(f"llama@{ID}:{commit}").stored == str(old.path)
+    assert resolve_model(f"llama@store:{old.tag}").stored == str(old.path)
+
+
+def test_a_revision(hub: FakeHub, tmp_path: Path) -> None:
+    main = import_model(f"llama@{ID}")
+    hub.add(ID, {FILE: ggufs.small(tmp_path, seed=1).read_bytes()}, branch="v2")
+    plan = resolve_model(f"llama@{ID}:v2")
+    assert plan.missing
+    entry = import_model(f"llama@{ID}", revision="v2")
+    assert (entry.manifest.revision, entry.manifest.commit) == ("v2", hub.repos[ID].refs["v2"])
+    assert resolve_model(f"llama@{ID}:v2").stored == str(entry.path)
+    assert resolve_model(f"llama@{ID}:main").stored == str(main.path)
+    assert resolve_model(f"llama@{ID}").stored == str(main.path), "the main branch comes first"
+
+
+def test_only_what_is_needed(hub: FakeHub, checkpoint: Path) -> None:
+    extra = {name: b"x" for name in ("run.py", "flax_model.msgpack", "pytorch_model.bin", "a.png")}
+    hub.add("some/pythia", {**files_of(checkpoint), **extra})
+    entry = import_model("pythia@some/pythia")
+    assert {file.path for file in entry.manifest.files} == set(files_of(checkpoint))
+    assert entry.path == entry.folder
+    for name in extra:
+        assert hub.asked(name) == {}
+
+
+def test_many_at_once_download_once(hub: FakeHub, weights: Path) -> None:
+    hub.fault(ID, FILE, Fault("drip", rate=600_000))
+    with ThreadPoolExecutor(8) as threads:
+        done = [*threads.map(lambda _: import_model(f"llama@{ID}"), range(8))]
+    assert {entry.tag for entry in done} == {done[0].tag}
+    assert hub.sent == weights.stat().st_size
+
+
+def test_a_hub_that_breaks_off_leaves_what_came(hub: FakeHub, weights: Path) -> None:
+    half = weights.stat().st_size // 2
+    hub.fault(ID, FILE, Fault("reset", after=half))
+    import_model(f"llama@{ID}")
+    assert hub.sent < 2 * weights.stat().st_size
+
+
+def test_weights_that_the_gate_refuses(hub: FakeHub, checkpoint: Path) -> None:
+    files = files_of(checkpoint)
+    files["config.json"] = files["config.json"].replace(
+        b"{", b'{"auto_map": {"AutoModel": "a.B"},', 1
+    )
+    hub.add("bad/pythia", files)
+    with pytest.raises(WeightsError, match="auto_map"):
+        import_model("pythia@bad/pythia")
+    assert entries() == []
+    assert leftovers() == []
+
+
+# -- from this machine -----------------------------------------------------------------------
+
+
+def test_a_file_and_a_folder(weights: Path, checkpoint: Path) -> None:
+    one = import_model(f"mine=llama@{weights}")
+    two = import_model(f"pythia@{checkpoint}")
+    assert one.tag.name == "mine"
+    assert one.path.read_bytes() == weights.read_bytes()
+    assert files_of(checkpoint).items() <= files_of(two.folder).items()
+    assert get("mine") == one
+    assert resolve_model("llama@store:mine").stored == str(one.path)
+    assert import_model(f"mine=llama@{weights}").tag == one.tag
+    assert len(entries()) == 2
+    with pytest.raises(WeightsError, match=r"imported for family llama.*llama@store:mine"):
+        resolve_model("pythia@store:mine")
+
+
+def test_no_copy_where_a_link_does(weights: Path) -> None:
+    weights.chmod(0o644)
+    entry = import_model(f"llama@{weights}")
+    blocks = entry.path.stat()
+    assert (blocks.st_ino, blocks.st_dev) == (weights.stat().st_ino, weights.stat().st_dev)
+
+
+def test_a_source_that_is_written_to_later(tmp_path: Path, weights: Path) -> None:
+    mine = tmp_path / "mine.gguf"
+    mine.write_bytes(weights.read_bytes())
+    mine.chmod(0o644)
+    entry = import_model(f"llama@{mine}")
+    with mine.open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"!")
+    with pytest.raises(WeightsError, match=rf"written to since.*models rm {entry.tag}"):
+        resolve_model(f"llama@store:{entry.tag}")
+
+
+def test_pickled_weights_are_converted_when_told_to(checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "old"
+    folder.mkdir()
+    for name, content in files_of(checkpoint).items():
+        (folder / name).write_bytes(content)
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(WeightsError, match="--convert-pickles"):
+        import_model(f"pythia@{folder}")
+    entry = import_model(f"pythia@{folder}", convert_pickles=True)
+    assert entry.manifest.converted
+    assert not [*entry.folder.glob("*.bin")]
+    assert (
+        load_file(entry.folder / "model.safetensors").keys()
+        == load_file(checkpoint / "model.safetensors").keys()
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("tiny", {}, "built in"),
+        ("fake", {}, "takes no weights"),
+        ("flan-t5@google/x:v1", {"revision": "v2"}, "another revision"),
+        ("llama@org/x", {"quantize": "int8"}, "q8_0 or q4_k_m"),
+        ("flan-t5", {"quantize": "q8_0"}, "int8"),
+        ("flan-t5@store:a", {}, "not in the store"),
+    ],
+)
+def test_what_cannot_be(name: str, options: dict[str, str], words: str) -> None:
+    with pytest.raises((ConfigurationError, WeightsError), match=words):
+        import_model(name, **options)  # type: ignore[arg-type]  # all are texts
+
+
+def test_a_path_has_no_revision(weights: Path) -> None:
+    with pytest.raises(ConfigurationError, match="only hub ids have revisions"):
+        import_model(f"llama@{weights}", revision="v1")
+
+
+def test_a_hub_that_is_not_there(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    from open_llm_server.store.hub_http import Patience
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(Patience, "usual", classmethod(lambda cls: cls(tries=1)))
+    with pytest.raises(HubUnavailable, match=r"127\.0\.0\.1:9 cannot be reached"):
+        import_model(f"llama@{ID}")
+
+
+def test_python_knows_the_name() -> None:
+    code = "import open_llm_server as olm; print(olm.import_model.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "import_model\n"

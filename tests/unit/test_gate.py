@@ -1,0 +1,457 @@
+"""The gate of the store: what staged files must be, and that the check is quick for large ones."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ggufs import SMALL, write_model
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from open_llm_server.bloom import Bloom
+from open_llm_server.dolly import Dolly
+from open_llm_server.engine.checkpoint_keys import (
+    CONFIG,
+    plain_adapter,
+    plain_config,
+    plain_tokenizer,
+    refuse_code,
+)
+from open_llm_server.errors import WeightsError
+from open_llm_server.flan_t5 import FlanT5
+from open_llm_server.gpt_neox import GPTNeoX
+from open_llm_server.llama import Llama
+from open_llm_server.minilm import MiniLM
+from open_llm_server.runnable import LLMRunnable
+from open_llm_server.stablelm import StableLM
+from open_llm_server.store.gate import LONGEST_TEMPLATE, check_model, licence
+
+TOKENIZER = {"model": {"type": "BPE", "vocab": {"auto_map": 0, "kernels": 1}, "merges": []}}
+BOMB = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+
+# The keys of published checkpoints, with values of their kinds.
+PUBLISHED: dict[str, tuple[type[LLMRunnable], dict[str, Any]]] = {
+    "flan-t5": (
+        FlanT5,
+        {
+            "architectures": ["T5ForConditionalGeneration"],
+            "d_ff": 2048,
+            "d_kv": 64,
+            "d_model": 768,
+            "decoder_start_token_id": 0,
+            "dropout_rate": 0.1,
+            "eos_token_id": 1,
+            "feed_forward_proj": "gated-gelu",
+            "initializer_factor": 1.0,
+            "is_encoder_decoder": True,
+            "layer_norm_epsilon": 1e-06,
+            "model_type": "t5",
+            "n_positions": 512,
+            "num_decoder_layers": 12,
+            "num_heads": 12,
+            "num_layers": 12,
+            "output_past": True,
+            "pad_token_id": 0,
+            "relative_attention_max_distance": 128,
+            "relative_attention_num_buckets": 32,
+            "task_specific_params": {
+                "summarization": {"early_stopping": True, "num_beams": 4, "prefix": "summarize: "},
+                "translation_en_to_de": {"max_length": 300, "prefix": "translate English to "},
+            },
+            "tie_word_embeddings": False,
+            "transformers_version": "4.23.1",
+            "use_cache": True,
+            "vocab_size": 32128,
+        },
+    ),
+    "bloom": (
+        Bloom,
+        {
+            "apply_residual_connection_post_layernorm": False,
+            "attention_dropout": 0.0,
+            "attention_softmax_in_fp32": True,
+            "architectures": ["BloomForCausalLM"],
+            "bias_dropout_fusion": True,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "hidden_dropout": 0.0,
+            "initializer_range": 0.02,
+            "layer_norm_epsilon": 1e-05,
+            "masked_softmax_fusion": True,
+            "model_type": "bloom",
+            "n_embed": 1024,
+            "n_inner": None,
+            "n_layer": 24,
+            "num_attention_heads": 16,
+            "offset_alibi": 100,
+            "pad_token_id": 3,
+            "pretraining_tp": 1,
+            "seq_length": 2048,
+            "skip_bias_add": True,
+            "skip_bias_add_qkv": False,
+            "slow_but_exact": False,
+            "unk_token_id": 0,
+            "use_cache": True,
+            "vocab_size": 250880,
+        },
+    ),
+    "dolly": (
+        Dolly,
+        {
+            "architectures": ["GPTNeoXForCausalLM"],
+            "bos_token_id": 0,
+            "custom_pipelines": {
+                "text-generation": {
+                    "impl": "instruct_pipeline.InstructionTextGenerationPipeline",
+                    "pt": "AutoModelForCausalLM",
+                    "tf": "TFAutoModelForCausalLM",
+                }
+            },
+            "eos_token_id": 0,
+            "hidden_act": "gelu",
+            "hidden_size": 2560,
+            "initializer_range": 0.02,
+            "intermediate_size": 10240,
+            "layer_norm_eps": 1e-05,
+            "max_position_embeddings": 2048,
+            "model_type": "gpt_neox",
+            "num_attention_heads": 32,
+            "num_hidden_layers": 32,
+            "rotary_emb_base": 10000,
+            "rotary_pct": 0.25,
+            "tie_word_embeddings": False,
+            "torch_dtype": "bfloat16",
+            "use_cache": True,
+            "use_parallel_residual": True,
+            "vocab_size": 50280,
+        },
+    ),
+    "pythia": (
+        GPTNeoX,
+        {
+            "attention_bias": True,
+            "attention_probs_dropout_prob": 0,
+            "hidden_dropout_prob": 0,
+            "hidden_size": 768,
+            "model_type": "gpt_neox",
+            "rope_scaling": None,
+            "rotary_pct": 0.25,
+            "vocab_size": 50304,
+        },
+    ),
+    "stablelm": (
+        StableLM,
+        {
+            "model_type": "stablelm",
+            "num_key_value_heads": 32,
+            "partial_rotary_factor": 0.25,
+            "rope_theta": 10000,
+            "torch_dtype": "float16",
+            "use_qkv_bias": True,
+            "vocab_size": 100352,
+        },
+    ),
+    "minilm": (
+        MiniLM,
+        {
+            "_name_or_path": "nreimers/MiniLM-L6-H384-uncased",
+            "gradient_checkpointing": False,
+            "hidden_act": "gelu",
+            "hidden_size": 384,
+            "id2label": {"0": "LABEL_0", "1": "kernels"},
+            "label2id": {"LABEL_0": 0, "kernels": 1},
+            "model_type": "bert",
+            "position_embedding_type": "absolute",
+            "type_vocab_size": 2,
+            "vocab_size": 30522,
+        },
+    ),
+}
+LOST = {
+    "flan-t5": {"task_specific_params", "output_past", "dropout_rate", "initializer_factor"},
+    "dolly": {"custom_pipelines", "initializer_range", "torch_dtype"},
+    "pythia": {"attention_probs_dropout_prob", "hidden_dropout_prob"},
+    "stablelm": {"torch_dtype"},
+    "minilm": {"_name_or_path", "gradient_checkpointing", "id2label", "label2id"},
+}
+"""What the library does not need to compute an answer. Everything else must get to it."""
+UNUSED = {"architectures", "transformers_version", "use_cache"}
+
+
+def tensors(path: Path, data: int = 8) -> Path:
+    header = {"weight": {"dtype": "U8", "shape": [data], "data_offsets": [0, data]}}
+    text = json.dumps(header).encode()
+    with path.open("wb") as out:
+        out.write(len(text).to_bytes(8, "little") + text)
+        out.truncate(8 + len(text) + data)
+    return path
+
+
+def put(folder: Path, **contents: Any) -> None:
+    for name, content in contents.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A staged checkpoint."""
+    put(tmp_path, config={"model_type": "t5", "vocab_size": 4}, tokenizer=TOKENIZER)
+    put(tmp_path, tokenizer_config={"chat_template": "{{ messages[0].content }}"})
+    tensors(tmp_path / "model.safetensors")
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def gguf_bytes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("gguf") / "small.gguf"
+    write_model(path, SMALL)
+    return path.read_bytes()
+
+
+def check(folder: Path, family: type[LLMRunnable] = FlanT5) -> None:
+    check_model(folder, weights="folder", main=None, family=family)
+
+
+def refusal(folder: Path, family: type[LLMRunnable] = FlanT5) -> str:
+    with pytest.raises(WeightsError) as caught:
+        check(folder, family)
+    return caught.value.message
+
+
+def with_template(content: bytes, template: bytes) -> bytes:
+    """A GGUF file with another chat template of the same length."""
+    key = b"tokenizer.chat_template"
+    at = content.index(key) + len(key) + 4
+    length = int.from_bytes(content[at : at + 8], "little")
+    assert len(template) <= length
+    return content[: at + 8] + template.ljust(length) + content[at + 8 + length :]
+
+
+# -- checkpoints -----------------------------------------------------------------------------
+
+
+def test_a_whole_checkpoint(folder: Path) -> None:
+    check(folder)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_checkpoints_pass(name: str, folder: Path) -> None:
+    family, config = PUBLISHED[name]
+    put(folder, config=config)
+    check(folder, family)
+    left = set(config) - set(plain_config(config)) - UNUSED
+    if name in LOST:
+        assert left == LOST[name]
+
+
+@pytest.mark.parametrize(
+    "name", ["modeling.py", "pytorch_model.bin", "x.pkl", "evil.so", "sub/run.sh", "noending"]
+)
+def test_other_files_are_refused_by_name(folder: Path, name: str) -> None:
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).touch()
+    assert f"{name} has no place in a model" in refusal(folder)
+
+
+@pytest.mark.parametrize("kind", ["symlink", "fifo", "link to a folder"])
+def test_what_is_no_plain_file(folder: Path, kind: str) -> None:
+    path = folder / "vocab.json"
+    if kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/etc" if "folder" in kind else "/etc/passwd")
+    assert "vocab.json is no plain file" in refusal(folder)
+
+
+@pytest.mark.parametrize("name", ["config", "tokenizer", "anything", "deep/er"])
+def test_every_settings_file_is_read(folder: Path, name: str) -> None:
+    path = folder / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    content = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps({**content, "a": [{"b": {"auto_map": {"AutoModel": "m.M"}}}]}))
+    assert f"{name}.json asks for code of its own (auto_map" in refusal(folder)
+
+
+def test_words_are_no_settings(folder: Path) -> None:
+    put(folder, vocab={"auto_map": 0, "trust_remote_code": 1})
+    check(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("vocab", {"a": {"auto_map": "m.M"}}, "no list of words"),
+        ("vocab", [], "no JSON object"),
+        ("tokenizer", {}, "it has no model"),
+        ("tokenizer", 3, "not a JSON object"),
+    ],
+)
+def test_vocabularies_have_their_shape(
+    folder: Path, name: str, content: object, words: str
+) -> None:
+    put(folder, **{name: content})
+    assert words.replace("no JSON object", "not a JSON object") in refusal(folder)
+
+
+def test_another_familys_model(folder: Path) -> None:
+    assert "family flan-t5 serves it" in refusal(folder, Bloom)
+
+
+def test_a_familys_own_kind_of_model(folder: Path) -> None:
+    """A family of somebody else's that names no types judges them by itself."""
+
+    class Other(LLMRunnable):
+        weights = "folder"
+
+    put(folder, config={"model_type": "something-new", "vocab_size": 4})
+    check(folder, Other)
+
+
+def test_pooling_that_is_not_known(folder: Path) -> None:
+    steps = [
+        {"type": f"sentence_transformers.models.{name}", "path": path}
+        for name, path in (("Transformer", ""), ("Pooling", "1_Pooling"))
+    ]
+    put(folder, config={"model_type": "bert", "vocab_size": 4}, modules=steps)
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode": "lasttoken"}')
+    assert "pooling lasttoken" in refusal(folder, MiniLM)
+
+
+# -- chat templates --------------------------------------------------------------------------
+
+TEMPLATES = {
+    "no template language": ("{% if %}", "line 1"),
+    "out of the sandbox": ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "SecurityError"),
+    "never ends": (BOMB, "2 s"),
+    "much output": ("{% for i in range(99999) %}{{ 'x' * 99 }}{% endfor %}", "longer than"),
+    "much memory": ("{{ ('x' * 900000000) | length }}", "memory"),
+    "too long": ("x" * (LONGEST_TEMPLATE + 1), "characters"),
+}
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_templates_that_do_damage(folder: Path, name: str) -> None:
+    template, words = TEMPLATES[name]
+    put(folder, tokenizer_config={"chat_template": template})
+    message = refusal(folder)
+    assert "chat template" in message
+    assert words in message
+
+
+def test_a_template_in_a_file_goes_before(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text("{% if %}")
+    assert "line 1" in refusal(folder)
+
+
+def test_a_template_may_be_choosy(folder: Path) -> None:
+    template = "{{ raise_exception('only with tools') }}"
+    put(folder, tokenizer_config={"chat_template": template})
+    check(folder)
+
+
+def test_on_an_event_loop_of_the_callers(folder: Path) -> None:
+    """Whoever calls from a coroutine waits, and is not refused."""
+
+    async def call() -> None:
+        check(folder)
+
+    asyncio.run(call())
+
+
+def test_a_gguf_file(tmp_path: Path, gguf_bytes: bytes) -> None:
+    (tmp_path / "m.gguf").write_bytes(gguf_bytes)
+    check_model(tmp_path, weights="gguf", main="m.gguf", family=Llama)
+    escape = b"{{ ''.__class__.__mro__[1].__subclasses__() }}"
+    (tmp_path / "m.gguf").write_bytes(with_template(gguf_bytes, escape))
+    with pytest.raises(WeightsError, match="SecurityError"):
+        check_model(tmp_path, weights="gguf", main="m.gguf", family=Llama)
+    (tmp_path / "m.gguf").write_bytes(gguf_bytes[:-1])
+    with pytest.raises(WeightsError, match="cut off"):
+        check_model(tmp_path, weights="gguf", main="m.gguf", family=Llama)
+
+
+def test_programs_beside_a_gguf_file(tmp_path: Path, gguf_bytes: bytes) -> None:
+    (tmp_path / "m.gguf").write_bytes(gguf_bytes)
+    (tmp_path / "setup.py").touch()
+    with pytest.raises(WeightsError, match=r"setup\.py has no place"):
+        check_model(tmp_path, weights="gguf", main="m.gguf", family=Llama)
+
+
+def test_large_weights_are_not_read(folder: Path) -> None:
+    """5 GB of which the gate reads the header (benchmarks/gate.py takes the time)."""
+    tensors(folder / "model.safetensors", 5_000_000_000)
+    check(folder)
+
+
+# -- licence ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("card", "found"),
+    [
+        ("---\nlicense: mit\ntags: [a]\n---\n# Model", "mit"),
+        ("---\nlicense: |\n  of several\n  lines\n---\n", "of several lines"),
+        ("---\nlicense: [mit, apache-2.0]\n---\n", None),
+        ("---\nlicense: ''\n---\n", None),
+        ("---\n: : :\n- {\n---\n", None),
+        ("---\n!!python/object/apply:os.getcwd []\n---\n", None),
+        ("# Model\nlicense: mit", None),
+        ("", None),
+    ],
+)
+def test_the_licence_of_a_model_card(tmp_path: Path, card: str, found: str | None) -> None:
+    (tmp_path / "README.md").write_text(card)
+    assert licence(tmp_path, None) == found
+
+
+def test_the_licence_of_a_file(tmp_path: Path, gguf_bytes: bytes) -> None:
+    (tmp_path / "m.gguf").write_bytes(gguf_bytes)
+    assert licence(tmp_path, "m.gguf") is None
+    assert licence(tmp_path, None) is None
+
+
+# -- any settings ----------------------------------------------------------------------------
+
+KEYS = st.sampled_from(
+    [
+        *("auto_map", "_attn_implementation", "kernels", "trust_remote_code", "chat_template"),
+        *("tokenizer_class", "rope_scaling", "rank_pattern", "vocab_size", "x_internal", "factor"),
+    ]
+) | st.text(max_size=6)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=300, deadline=2000, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    content=st.dictionaries(KEYS, VALUES, max_size=6),
+    kind=st.sampled_from(sorted(CONFIG)),
+)
+def test_any_settings_are_judged_and_only_plain_ones_handed_on(
+    content: dict[str, Any], kind: str
+) -> None:
+    try:
+        refuse_code(Path("config.json"), content)
+    except WeightsError as error:
+        assert "config.json" in error.message  # noqa: PT017 (both outcomes are right)
+    shown = plain_config({**content, "model_type": kind})
+    assert set(shown) <= CONFIG[kind]
+    for key, value in shown.items():
+        depth = value.values() if isinstance(value, dict) else [value]
+        assert not isinstance(value, dict) or key in ("rope_parameters", "rope_scaling")
+        for one in depth:
+            assert all(
+                item is None or isinstance(item, str | int | float)
+                for item in (one if isinstance(one, list) else [one])
+            )
+    for other in (plain_tokenizer(content), plain_adapter(content)):
+        assert not {"auto_map", "trust_remote_code", "kernels", "chat_template"} & set(other)
