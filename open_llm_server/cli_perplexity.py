@@ -19,14 +19,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import perplexity
-from .cli_progress import shown
 from .config import options
 from .config.own_process import enter
 from .engine.base import RowError
 from .errors import ConfigurationError, EngineError, InvalidField
 from .perplexity import Tally
 from .registry import Registry, load_family
-from .store.importing import ensure
 
 if TYPE_CHECKING:
     from .config.resolved import ModelPlan, Resolved
@@ -140,6 +138,9 @@ def _run(resolved: Resolved, file: str, chosen: dict[str, Any]) -> None:
     (plan,) = resolved.models
     text = read_file(file)
     if plan.missing:
+        from .cli_progress import shown
+        from .store.importing import ensure
+
         with shown() as listener:
             plan = ensure(plan, listener)
     load_family(plan).check_weights(plan)

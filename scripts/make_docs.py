@@ -17,7 +17,16 @@ from open_llm_server.config.cards import Card, cards
 from open_llm_server.tiny import MODEL_TYPES
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-COMMANDS = ((), ("start",), ("config",), ("models",), ("perplexity",))
+COMMANDS = (
+    (),
+    ("start",),
+    ("config",),
+    ("import",),
+    ("fit",),
+    ("models",),
+    *(("models", name) for name in ("list", "show", "rm", "prune", "verify")),
+    ("perplexity",),
+)
 
 CLI = """# The command line
 

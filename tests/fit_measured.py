@@ -1,8 +1,8 @@
-"""What engines really take of memory: `python -m fit_measured KIND CASES` prints bytes as JSON.
+"""What engines really take of memory: `python -m fit_measured KIND CASE` prints it in bytes.
 
-Each case runs in a process of its own, forked off one that has imported the engine's library, so
-that nothing of one case is left for the next. A case loads a model, fills all its slots to the
-end, lets slots copy from each other, scores a prompt and makes an embedding.
+A process of its own for each case, so that nothing of one is left for the next. It loads a model,
+fills all its slots to the end, lets slots copy from each other, scores a prompt and makes an
+embedding.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ import os
 import subprocess
 import sys
 import threading
-import traceback
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,11 +34,10 @@ class Case:
     model_type: str = ""
 
 
-def measure(kind: str, cases: Sequence[Case], *, timeout_s: float = 300) -> list[int]:
-    """Bytes that each case took at its peak: what must stay in memory, without libraries' pages."""
-    text = json.dumps([asdict(case) for case in cases])
+def measure(kind: str, case: Case, *, timeout_s: float = 300) -> int:
+    """Bytes that `case` took at its peak: what must stay in memory, without libraries' pages."""
     done = subprocess.run(
-        [sys.executable, "-m", "fit_measured", kind, text],
+        [sys.executable, "-m", "fit_measured", kind, json.dumps(asdict(case))],
         cwd=HERE,
         env={**os.environ, "PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parent}"},
         capture_output=True,
@@ -49,8 +46,7 @@ def measure(kind: str, cases: Sequence[Case], *, timeout_s: float = 300) -> list
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    found: list[int] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    return int(done.stdout.splitlines()[-1])
 
 
 class Peak:
@@ -161,35 +157,5 @@ def _tokens(count: int) -> list[int]:
     return [5 + place % 200 for place in range(count)]
 
 
-def _forked(kind: str, case: Case) -> int:
-    """`run` in a child, which has the libraries and nothing else."""
-    read, write = os.pipe()
-    child = os.fork()
-    if not child:
-        try:
-            os.write(write, str(run(kind, case)).encode())
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-        os._exit(1)
-    os.close(write)
-    with os.fdopen(read) as answer:
-        text = answer.read()
-    _, status = os.waitpid(child, 0)
-    assert status == 0, f"{case} ended with status {status}"
-    return int(text)
-
-
-def main(kind: str, text: str) -> None:
-    if kind == "torch":
-        import torch
-        import transformers  # noqa: F401  # what a runner imports before it loads
-
-        torch.set_num_threads(1)
-    cases = [Case(**case) for case in json.loads(text)]
-    found = [_forked(kind, case) for case in cases]
-    print(json.dumps(found))  # noqa: T201  # the answer to whoever started this process
-
-
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    print(run(sys.argv[1], Case(**json.loads(sys.argv[2]))))  # noqa: T201  # the answer

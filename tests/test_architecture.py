@@ -163,7 +163,8 @@ def test_the_command_line_is_light(argument: str) -> None:
         f"sys.argv = ['open-llm-server', {argument!r}]\n"
         "try:\n    runpy.run_module('open_llm_server', run_name='__main__')\n"
         "except SystemExit as left:\n    assert not left.code, left.code\n"
-        "heavy = {'torch', 'transformers', 'llama_cpp', 'bentoml', 'aiohttp', 'numpy'}\n"
+        "heavy = {'torch', 'transformers', 'llama_cpp', 'bentoml', 'aiohttp', 'numpy', 'rich',\n"
+        "         'huggingface_hub', 'httpx2'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, timeout=60)

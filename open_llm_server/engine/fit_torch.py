@@ -30,7 +30,8 @@ second copy costs more memory than its speed is worth."""
 DEFAULT_ENCODER_DECODER = 2048
 """T5 has no longest position. It was trained with 512 tokens on each side, and reads more."""
 
-NUMBER_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_NUMBERS = {"float32": ("F32", 4), "bfloat16": ("BF16", 2), "float16": ("F16", 2)}
+"""What each is called in a file, and its bytes."""
 _PROCESS = 336 * MIB
 """A runner with this engine in it and a model of no size, measured: 163 MiB for the libraries, 114
 for what they import and build when they load, 50 for everything else."""
@@ -91,7 +92,8 @@ def sizes(folder: Path, *, dtype: str, gpu: bool = False, lora: Sequence[str] = 
     """
     checkpoint = Checkpoint(folder, read_json(folder / "config.json"), {})
     config = checkpoint.config
-    kind, number = _precision(dtype, gpu=gpu, stored=is_int8(config))
+    kind, name = _precision(dtype, gpu=gpu, stored=is_int8(config))
+    file_name, number = _NUMBERS[name]
     weights = _Weights.of(checkpoint)
     encoder = config.get("model_type") == "bert"
     kept = weights.kept(kind, number, generates=not encoder)
@@ -101,7 +103,7 @@ def sizes(folder: Path, *, dtype: str, gpu: bool = False, lora: Sequence[str] = 
     adapting = adapters * number // 2 + _ADAPTING if lora else 0
     vocabulary, hidden = _number(config, "vocab_size"), _hidden(config)
     process = _PROCESS + _VOCABULARY_ENTRY * vocabulary
-    loading = weights.loading(kind, number, kept)
+    loading = weights.loading(kind, number, kept, mapped=weights.types == {file_name})
     beside = GPU_CONTEXT_BYTES if gpu else process + (_PRODUCTS if kind == "packed" else 0)
     steps = _encoding(config, hidden, number) if encoder else _decoding(config, hidden, number)
     return Sizes(
@@ -158,13 +160,16 @@ class _Weights:
     """Numbers of the largest one."""
     table: int
     """Numbers of an embedding that is the output matrix as well; else 0."""
+    types: frozenset[str]
+    """Of the numbers, as files call them."""
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> _Weights:
         linear = others = largest = 0
-        names = set()
+        names, types = set(), set()
         for name, tensor in _parameters(checkpoint):
             names.add(name)
+            types.add(tensor.dtype)
             count = _elements(tensor)
             largest = max(largest, count)
             if len(tensor.shape) == 2 and not any(table in name for table in _TABLES):
@@ -174,7 +179,7 @@ class _Weights:
         config = checkpoint.config
         tied = not any(head in names for head in _HEADS)
         table = _number(config, "vocab_size") * _hidden(config) if tied else 0
-        return cls(linear, others, largest, table)
+        return cls(linear, others, largest, table, frozenset(types))
 
     def kept(self, kind: str, number: int, *, generates: bool) -> int:
         """Bytes once the model stands, in numbers of `number` bytes."""
@@ -186,12 +191,16 @@ class _Weights:
             copied = 0
         return (self.linear + self.others) * number + copied
 
-    def loading(self, kind: str, number: int, kept: int) -> int:
-        """Bytes beside `kept` while the model is loaded: layers are laid out anew one by one."""
-        if kind == "int8":  # of wide numbers, which are all there at first
-            whole = (self.linear + self.others) * number
-            return max(0, whole + 3 * self.largest * number - kept)
-        return 2 * self.largest * number
+    def loading(self, kind: str, number: int, kept: int, *, mapped: bool) -> int:
+        """Bytes beside `kept` while the model is loaded: layers are laid out anew one by one.
+
+        `mapped`: the file has the numbers that are computed with, and they stay there till then.
+        """
+        largest = self.largest * number
+        if kind == "int8" and "I8" not in self.types:
+            wide = 0 if mapped else (self.linear + self.others) * number - kept
+            return max(0, wide + 3 * largest)
+        return 0 if mapped and kind == "plain" else largest * 9 // 4
 
 
 def _parameters(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
@@ -211,14 +220,14 @@ def _elements(tensor: Tensor) -> int:
     return count
 
 
-def _precision(dtype: str, *, gpu: bool, stored: bool) -> tuple[str, int]:
-    """Kind of linear layers, and bytes of a number, as `torch_engine` chooses them. `stored`: the
+def _precision(dtype: str, *, gpu: bool, stored: bool) -> tuple[str, str]:
+    """Kind of linear layers, and the numbers beside them, as `torch_engine` chooses. `stored`: the
     checkpoint's own layers are in 8 bits."""
     if not gpu and (dtype == "int8" or (dtype == "auto" and stored)):
-        return "int8", NUMBER_BYTES["float32"]
+        return "int8", "float32"
     name = ("bfloat16" if gpu else fast_number()) if dtype == "auto" else dtype
-    number = NUMBER_BYTES.get(name, 4)
-    return ("packed" if name == "bfloat16" and not gpu else "plain"), number
+    name = name if name in _NUMBERS else "float32"
+    return ("packed" if name == "bfloat16" and not gpu else "plain"), name
 
 
 def _hidden(config: Mapping[str, Any]) -> int:

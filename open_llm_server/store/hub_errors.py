@@ -54,7 +54,7 @@ def refused(location: str, revision: str | None, error: Refused) -> WeightsError
         )
     if error.word == "RepoNotFound" or error.status in (401, 403, 404):
         known = hub_http.token() is not None
-        private = "your token does not open it" if known else "set HF_TOKEN if it is private"
+        private = "whether your token opens it" if known else "set HF_TOKEN if it is private"
         return WeightsError(
             f"{hub_http.host(page)} has no model {location} that you may read"
             f"{_or(_models(location), location)}; check the spelling, and {private}"

@@ -11,8 +11,9 @@ import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from ..errors import HubUnavailable
 from . import hub_http
@@ -109,7 +110,9 @@ class Download:
     def _fetch(self) -> _Hashes:
         """The whole part's hashes, which are right."""
         hashes = _Hashes(self.file)
-        with self.part.open("a+b", buffering=BUFFER) as part:
+        # Without a buffer: what is left in one when this thread is given up could reach the part
+        # after another try has gone on with it.
+        with self.part.open("a+b", buffering=0) as part:
             part.seek(0)
             while piece := part.read(BUFFER):
                 self._go_on()
@@ -131,7 +134,7 @@ class Download:
                 raise
         return hashes
 
-    def _request(self, part: BinaryIO, hashes: _Hashes) -> None:
+    def _request(self, part: FileIO, hashes: _Hashes) -> None:
         """Adds to the part what one request brings."""
         self._go_on()
         whole, start = self.file.bytes, self._have
@@ -159,15 +162,17 @@ class Download:
         elif length.isdecimal() and int(length) != whole:
             raise Wrong(f"it has {length} bytes, not {whole}")
 
-    def _add(self, piece: bytes, part: BinaryIO, hashes: _Hashes) -> None:
+    def _add(self, piece: bytes, part: FileIO, hashes: _Hashes) -> None:
         if self._have + len(piece) > self.file.bytes:
             raise Wrong(f"it has more than {self.file.bytes} bytes")
-        part.write(piece)
+        rest = memoryview(piece)
+        while rest:
+            rest = rest[part.write(rest) :]
         hashes.update(piece)
         self._have += len(piece)
         self.count(len(piece))
 
-    def _empty(self, part: BinaryIO, hashes: _Hashes) -> None:
+    def _empty(self, part: FileIO, hashes: _Hashes) -> None:
         part.truncate(0)
         hashes.reset()
         self.count(-self._have)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -19,7 +21,7 @@ from ..config.merge import resolve_model
 from ..config.models import ModelSpec, Source
 from ..config.resolved import ModelPlan
 from ..config.stored import look_up
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, StartError
 from ..registry import load_family
 from . import catalog, choose, convert, gate, hub, local, quantise
 from .manifest import Entry, FileRecord, Manifest, Quantised
@@ -159,7 +161,25 @@ def _wish(
     return Wish(name, source, family, weights, scheme=scheme, convert=convert)
 
 
+@contextmanager
+def _naming(wish: Wish) -> Iterator[None]:
+    """Commands in errors of the store say FAMILY@LOCATION, because no part of it knows families."""
+    place = re.compile(rf"FAMILY@{re.escape(wish.source.location)}(?![\w#:/])")
+    try:
+        yield
+    except StartError as error:
+        whole = place.sub(lambda _: f"{wish.family.name}@{wish.source}", error.message)
+        error.message = whole.replace("FAMILY@", f"{wish.family.name}@")
+        error.args = (error.message,)
+        raise
+
+
 def _bring_in(wish: Wish, meter: Meter) -> Entry:
+    with _naming(wish):
+        return _import(wish, meter)
+
+
+def _import(wish: Wish, meter: Meter) -> Entry:
     meter.begin("resolving", note=str(wish.source))
     remote = hub.describe(wish.source.location, wish.source.revision) if _is_remote(wish) else None
     there = remote and _there(wish, remote.commit)

@@ -163,6 +163,14 @@ def test_a_gated_model_says_where_to_accept_its_licence(
     assert TOKEN not in str(caught.value)
 
 
+def test_a_gated_model_may_show_its_listing(fake: FakeHub, tmp_path: Path) -> None:
+    gate = Fault("status", times=None, status=401, headers={"X-Error-Code": "GatedRepo"})
+    fake.fault("org/name", "model.gguf", gate, at="resolve")
+    remote = hub.describe("org/name", None)
+    with pytest.raises(WeightsError, match="accepted its licence"):
+        hub.fetch(remote, remote.files, tmp_path / "stage", Meter(), patience=HASTY)
+
+
 @pytest.mark.parametrize("token", [None, TOKEN])
 def test_what_is_not_there_is_suggested(
     fake: FakeHub, token: str | None, monkeypatch: pytest.MonkeyPatch
@@ -170,13 +178,14 @@ def test_what_is_not_there_is_suggested(
     if token:
         monkeypatch.setenv("HF_TOKEN", token)
     with pytest.raises(
-        WeightsError, match=r"no model other/name .*there is org/name.*HF_TOKEN|tok"
+        WeightsError, match=r"no model other/name .*there is org/name.*(HF_TOKEN|token)"
     ):
         hub.describe("other/name", None)
     with pytest.raises(WeightsError, match=r"no revision mian \(there is main\)"):
         hub.describe("org/name", "mian")
-    with pytest.raises(WeightsError, match="is not the id of a model"):
-        hub.describe("../name", None)
+    for wrong in ("../name", "org/..", "a/b/c", "", "/org", "org/name?x", "org/n\n", "http://x/y"):
+        with pytest.raises(WeightsError, match="is not the id of a model"):
+            hub.describe(wrong, None)
 
 
 def test_a_file_that_goes_away_is_named_as_such(fake: FakeHub, tmp_path: Path) -> None:

@@ -109,10 +109,10 @@ def no_wrong_file(folder: Path) -> bool:
     )
 
 
-@pytest.mark.parametrize("path", [LARGE, SMALL])
 @pytest.mark.parametrize("name", PASSING)
-def test_what_passes_is_waited_for(fake: FakeHub, tmp_path: Path, name: str, path: str) -> None:
-    fake.fault("org/name", path, *(replace(fault) for fault in PASSING[name]))
+def test_what_passes_is_waited_for(fake: FakeHub, tmp_path: Path, name: str) -> None:
+    for path in (LARGE, SMALL):
+        fake.fault("org/name", path, *(replace(fault) for fault in PASSING[name]))
     seen: list[Progress] = []
     fetch(tmp_path / "stage", Meter(seen.append), name=name)
     assert (seen[-1].done, seen[-1].total) == (TOTAL, TOTAL)

@@ -243,6 +243,15 @@ def test_a_hub_that_is_not_there(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) 
         import_model(f"llama@{ID}")
 
 
+def test_errors_say_what_was_asked_for(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    for asked in (f"llama@{ID}:v1#{FILE}", f"llama@{ID}"):
+        with pytest.raises(WeightsError, match=rf"`open-llm-server import {asked}`"):
+            import_model(asked)
+
+
 def test_python_knows_the_name() -> None:
     code = "import open_llm_server as olm; print(olm.import_model.__name__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

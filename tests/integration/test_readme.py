@@ -10,12 +10,15 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import checkpoints
 import httpx
 import peft
 import pytest
+from fake_hub import FakeHub
 from running import HANG_S, Serve, StartServer
 from transformers import AutoModelForCausalLM
 
@@ -37,6 +40,8 @@ LINES = [
 CURLS = [line for line in LINES if line.startswith("curl ")]
 STARTS = [line for line in LINES if line.startswith("open-llm-server start ")]
 PERPLEXITIES = [line for line in LINES if line.startswith("open-llm-server perplexity ")]
+IMPORTS = [line for line in LINES if line.startswith("open-llm-server import ")]
+FITS = [line for line in LINES if line.startswith("open-llm-server fit ")]
 CONFIGS = [line for line in LINES if "open-llm-server config" in line]
 PYTHON = {text.split()[1]: text for language, text in BLOCKS if language == "python"}
 TINY = ROOT / "models" / "tiny" / "tiny-q8_0.gguf"
@@ -48,11 +53,8 @@ MAKERS = {
     "pythia-160m": checkpoints.make_gpt_neox,
 }
 """What the pages call a checkpoint, and what makes a small one of its kind."""
-# The commands of this virtual environment, found first.
-ENVIRONMENT = {
-    **{name: value for name, value in os.environ.items() if not name.startswith("OPEN_LLM_")},
-    "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
-}
+HUB = {"google/flan-t5-base": "flan-t5-base", "EleutherAI/pythia-160m": "pythia-160m"}
+"""What the pages fetch from a hub, and which of those it is."""
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +69,21 @@ def downloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
         adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["query_key_value"]))
     adapted.save_pretrained(str(there / "adapter"))
     return there
+
+
+@pytest.fixture(scope="module")
+def environment(
+    downloads: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, str]]:
+    """A hub that has what is fetched, a store for it, and this virtual environment's commands."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("OPEN_LLM_")}
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    with FakeHub() as hub:
+        for model, name in HUB.items():
+            hub.add(model, {file.name: file.read_bytes() for file in (downloads / name).iterdir()})
+        home = tmp_path_factory.mktemp("home")
+        own = {"PATH": path, "BENTOML_HOME": str(home / "bentoml")}
+        yield {**kept, **hub.environment(home), **own}
 
 
 @pytest.fixture
@@ -84,13 +101,14 @@ def folder(tmp_path: Path, downloads: Path) -> Path:
 
 
 def test_every_command_of_the_readme_is_known_here() -> None:
-    known = [*CURLS, *STARTS, *CONFIGS, *PERPLEXITIES]
+    known = [*CURLS, *STARTS, *CONFIGS, *PERPLEXITIES, *IMPORTS, *FITS]
     # These two are how this very test was started, or would start all over again.
     rest = [line for line in LINES if line not in known and not line.startswith("make ")]
     assert rest == []
     targets = {line.split()[1] for line in LINES if line.startswith("make ")}
     makefile = (ROOT / "Makefile").read_text()
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
+    assert IMPORTS and FITS
     assert len(CURLS) >= 8 and len(STARTS) >= 9 and len(CONFIGS) == 1 and len(PERPLEXITIES) == 3
     assert set(PYTHON) == {"openai", "open_llm_server", "bentoml"}
 
@@ -126,11 +144,11 @@ def test_the_curl_lines(server: StartServer, downloads: Path) -> None:
 
 @pytest.mark.server
 @pytest.mark.parametrize("line", STARTS)
-def test_the_start_lines(line: str, folder: Path) -> None:
+def test_the_start_lines(line: str, folder: Path, environment: dict[str, str]) -> None:
     process = subprocess.Popen(
         [*shlex.split(line), "--port", "0"],
         cwd=folder,
-        env=ENVIRONMENT,
+        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -140,7 +158,10 @@ def test_the_start_lines(line: str, folder: Path) -> None:
     try:
         with process:
             url = first_url(process)
-            assert httpx.get(f"{url}/readyz", timeout=HANG_S).status_code == 200
+            deadline = time.monotonic() + HANG_S
+            while httpx.get(f"{url}/readyz", timeout=HANG_S).status_code != 200:
+                assert time.monotonic() < deadline, "a model that is imported never came"
+                time.sleep(0.1)
             process.send_signal(signal.SIGINT)
             process.communicate()
             assert process.returncode == 0
@@ -161,18 +182,27 @@ def first_url(process: subprocess.Popen[str]) -> str:
 
 @pytest.mark.weights
 @pytest.mark.parametrize("line", PERPLEXITIES)
-def test_the_perplexity_lines(line: str, folder: Path) -> None:
+def test_the_perplexity_lines(line: str, folder: Path, environment: dict[str, str]) -> None:
     done = subprocess.run(
-        shlex.split(line), cwd=folder, env=ENVIRONMENT, capture_output=True, text=True
+        shlex.split(line), cwd=folder, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     assert "perplexity" in done.stdout
 
 
-def test_the_config_line(folder: Path) -> None:
+@pytest.mark.weights
+def test_the_import_and_fit_lines(folder: Path, environment: dict[str, str]) -> None:
+    for line in [*IMPORTS, *FITS]:
+        done = subprocess.run(
+            shlex.split(line), cwd=folder, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_config_line(folder: Path, environment: dict[str, str]) -> None:
     for line in CONFIGS:
         done = subprocess.run(
-            ["bash", "-c", line], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True
+            ["bash", "-c", line], cwd=folder, env=environment, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr
         assert "OPEN_LLM_TINY_TOP_K" in done.stdout
@@ -183,7 +213,7 @@ def test_the_yaml_file(folder: Path) -> None:
     done = subprocess.run(
         ["open-llm-server", "config", "--configuration", "default.yaml"],
         cwd=folder,
-        env=ENVIRONMENT,
+        env=environment,
         capture_output=True,
         text=True,
     )

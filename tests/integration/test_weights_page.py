@@ -70,13 +70,15 @@ def _files(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.server
-def test_the_commands(person: Person) -> None:
+def test_the_commands(person: Person, hub: FakeHub) -> None:
     assert len(LINES) >= 13
     for line in LINES:
         words = line.removeprefix("open-llm-server ")
         assert words != line
         if words.startswith("start "):
+            asked = len(hub.requests)
             person.starts(line)
+            assert len(hub.requests) == asked, "what is there needs no network"
             continue
         kind = next(kind for kind in SAID if words.startswith(kind))
         assert SAID[kind] in person.do(words)[0], line

@@ -431,7 +431,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=2000, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, deadline=2000, suppress_health_check=[HealthCheck.too_slow])
 @given(
     content=st.dictionaries(KEYS, VALUES, max_size=6),
     kind=st.sampled_from(sorted(CONFIG)),

@@ -59,7 +59,11 @@ def write_files(
     """sentence-transformers' files; the kinds of `steps` as old releases name them."""
     paths = {"Transformer": "", "Pooling": "1_Pooling"}
     modules = [
-        {"idx": place, "path": paths.get(name, f"{place}_{name}"), "type": f"some.models.{name}"}
+        {
+            "idx": place,
+            "path": paths.get(name, f"{place}_{name}"),
+            "type": f"sentence_transformers.models.{name}",
+        }
         for place, name in enumerate(steps)
     ]
     (folder / "modules.json").write_text(json.dumps(modules))
