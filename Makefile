@@ -13,7 +13,7 @@ TESTING := $(VENV)/.testing
 PIP     := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := open_llm_server tests scripts benchmarks models
 
-.PHONY: help setup serve test check lint format bench soak docs clean
+.PHONY: help setup serve test check lint format bench soak fuzz docs clean
 .DEFAULT_GOAL := help
 
 help: ## what there is
@@ -63,6 +63,10 @@ bench: $(TESTING) ## measure against the bare engine and against peers, as ratio
 
 soak: $(TESTING) ## mixed load on the real server for SECONDS=600, watching memory and slots
 	@$(BIN)/python -m benchmarks.soak --seconds $(or $(SECONDS),600)
+
+fuzz: $(TESTING) ## look for inputs that break the readers of weights, for SECONDS=60 each
+	@for target in gguf safetensors settings; do \
+	  $(BIN)/python -m tests.fuzz.$$target $(or $(SECONDS),60) || exit 1; done
 
 docs: $(TESTING) ## write the pages of docs/ that the program says of itself
 	@$(BIN)/python scripts/make_docs.py

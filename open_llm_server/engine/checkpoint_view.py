@@ -7,7 +7,9 @@ library's sight. Knows no library.
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,8 +27,9 @@ from .torch_checkpoint import (
 )
 
 _TOKENS = ("special_tokens_map.json", "added_tokens.json")
-_PREFIX = "olm-view-"
-"""Not the one of `supervisor_sockets`, which sweeps away folders that nobody listens in."""
+_PREFIX = "open-llm-server-"
+"""A server that starts removes folders so named that no living process holds a lock on, such as one
+that a process left which was killed while it loaded (`supervisor_sockets`)."""
 ADAPTER = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
@@ -65,9 +68,14 @@ def adapter_view(adapter: Path) -> Iterator[Path]:
 def _view(links: Sequence[Path], contents: Mapping[str, Mapping[str, Any]]) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix=_PREFIX) as name:
         folder = Path(name)
-        for path in links:
-            if path.is_file():
-                (folder / path.name).symlink_to(path.resolve())
-        for file, content in contents.items():
-            (folder / file).write_text(json.dumps(content), encoding="utf-8")
-        yield folder
+        held = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            for path in links:
+                if path.is_file():
+                    (folder / path.name).symlink_to(path.resolve())
+            for file, content in contents.items():
+                (folder / file).write_text(json.dumps(content), encoding="utf-8")
+            yield folder
+        finally:
+            os.close(held)

@@ -47,6 +47,10 @@ _PLAIN: dict[Activation, Apply] = {
 }
 
 
+_AT_ONCE = 1024
+"""Outputs that are quantised at once: in float32 an output matrix would be a gigabyte and more."""
+
+
 class Linear:
     """activation(x Wᵀ + b) for x of [tokens, in]; W is [out, in] as checkpoints store it."""
 
@@ -106,9 +110,14 @@ def levels_of(weight: Tensor) -> tuple[Tensor, Tensor]:
 
     What levels and scales stand for has the same levels again.
     """
-    wide = weight.float()
-    scales = (wide.abs().amax(dim=1) / 127).clamp_(min=1e-12)
-    return (wide / scales[:, None]).round_().clamp_(-127, 127).to(torch.int8), scales
+    levels = torch.empty(weight.shape, dtype=torch.int8)
+    scales = torch.empty(weight.shape[0])
+    for begin in range(0, len(weight), _AT_ONCE):
+        rows = slice(begin, begin + _AT_ONCE)
+        wide = weight[rows].to("cpu", torch.float32)
+        scales[rows] = (wide.abs().amax(dim=1) / 127).clamp_(min=1e-12)
+        levels[rows] = (wide / scales[rows, None]).round_().clamp_(-127, 127).to(torch.int8)
+    return levels, scales
 
 
 class Int8Linear(Linear):

@@ -14,13 +14,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from .. import __version__
 from ..config.merge import resolve_model
 from ..config.models import ModelSpec, Source
 from ..config.resolved import ModelPlan
 from ..config.stored import look_up
+from ..config.weights import WeightsKind
 from ..errors import ConfigurationError, StartError
 from ..registry import load_family
 from . import catalog, choose, convert, gate, hub, local, quantise
@@ -153,12 +154,25 @@ def _wish(
         source = Source.parse(f"hub:{source.location}:{revision}").model_copy(
             update={"file": source.file}
         )
-    if scheme is not None and scheme not in quantise.SCHEMES[weights]:
-        known = " or ".join(quantise.SCHEMES[weights])
-        raise ConfigurationError(
-            f"--quantize {scheme}: weights of family {plan.family} are quantised to {known}"
-        )
+    if scheme is not None:
+        _refuse_scheme(scheme, family, weights)
     return Wish(name, source, family, weights, scheme=scheme, convert=convert)
+
+
+def _refuse_scheme(scheme: str, family: type[LLMRunnable], weights: WeightsKind) -> None:
+    """Before anything is fetched."""
+    known = quantise.SCHEMES[weights]
+    if scheme not in known:
+        raise ConfigurationError(
+            f"--quantize {scheme}: weights of family {family.name} are quantised to "
+            f"{' or '.join(known)}"
+        )
+    dtype = family.Config.model_fields.get("dtype")
+    if weights == "folder" and not (dtype and scheme in get_args(dtype.annotation)):
+        raise ConfigurationError(
+            f"--quantize {scheme}: family {family.name} does not compute with such weights; leave "
+            "it out"
+        )
 
 
 @contextmanager

@@ -219,6 +219,7 @@ def test_pickled_weights_are_converted_when_told_to(checkpoint: Path, tmp_path: 
         ("flan-t5@google/x:v1", {"revision": "v2"}, "another revision"),
         ("llama@org/x", {"quantize": "int8"}, "q8_0 or q4_k_m"),
         ("flan-t5", {"quantize": "q8_0"}, "int8"),
+        ("minilm", {"quantize": "int8"}, "does not compute with such weights"),
         ("flan-t5@store:a", {}, "not in the store"),
     ],
 )

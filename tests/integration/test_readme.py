@@ -209,7 +209,7 @@ def test_the_config_line(folder: Path, environment: dict[str, str]) -> None:
         assert "OPEN_LLM_STOP_SEQUENCE" in done.stdout
 
 
-def test_the_yaml_file(folder: Path) -> None:
+def test_the_yaml_file(folder: Path, environment: dict[str, str]) -> None:
     done = subprocess.run(
         ["open-llm-server", "config", "--configuration", "default.yaml"],
         cwd=folder,

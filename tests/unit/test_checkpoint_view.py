@@ -11,6 +11,7 @@ import pytest
 from open_llm_server.engine.checkpoint_view import adapter_view, model_view, tokenizer_view
 from open_llm_server.engine.torch_checkpoint import Checkpoint, read_json
 from open_llm_server.errors import WeightsError
+from open_llm_server.supervisor_sockets import runtime_folder
 
 CONFIG: dict[str, Any] = {
     "model_type": "llama",
@@ -48,6 +49,14 @@ def test_a_models_view(tmp_path: Path) -> None:
         }
     assert not view.exists()
     assert (tmp_path / "model.safetensors").exists()
+
+
+def test_a_server_that_starts_meanwhile_leaves_it(tmp_path: Path) -> None:
+    """Servers remove what dead ones left; a view that is in use is none of that."""
+    with model_view(checkpoint(tmp_path)) as view:
+        with runtime_folder():
+            pass
+        assert (view / "config.json").is_file()
 
 
 def test_a_view_of_weights_in_parts(tmp_path: Path) -> None:

@@ -184,10 +184,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path, share: float) -> None:
 
 def test_every_kind_of_tensor_comes_through(tmp_path: Path) -> None:
     random = torch.Generator().manual_seed(0)
-    tensors = {
-        str(dtype): (torch.randn(3, 5, generator=random) * 50).to(dtype)
-        for dtype in TYPES
-    }
+    tensors = {str(dtype): (torch.randn(3, 5, generator=random) * 50).to(dtype) for dtype in TYPES}
     tensors |= {"scalar": torch.tensor(2.5), "empty": torch.ones(0, 4)}
     tensors |= {"turned": tensors["torch.bfloat16"].T, "part": tensors["torch.float32"][1:, ::2]}
     torch.save(tensors, tmp_path / PICKLE)
