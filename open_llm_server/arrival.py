@@ -46,13 +46,16 @@ class Arrival:
 
         For a thread that may take its time. Raises StartError, or GivenUp after `give_up`.
         """
-        if not self._plan.missing:  # the supervisor has checked it with all the others
-            return self._plan
-        from .fit import check_fit
-        from .store.importing import ensure
+        plan = self._plan
+        if plan.missing:
+            from .store.importing import ensure
 
-        plan = ensure(self._plan, self._hear)
-        self.progress = None
+            plan = ensure(plan, self._hear)
+            self.progress = None
+        elif self._told:  # the supervisor has checked it, together with all the others
+            return plan
+        from .fit import check_fit
+
         load_family(plan).check_weights(plan)
         check_fit(plan)
         return plan

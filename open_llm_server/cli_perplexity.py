@@ -144,6 +144,9 @@ def _run(resolved: Resolved, file: str, chosen: dict[str, Any]) -> None:
         with shown() as listener:
             plan = ensure(plan, listener)
     load_family(plan).check_weights(plan)
+    from .fit import check_fit
+
+    check_fit(plan)
     enter(plan)
     found = _measure(plan, file, text, window=chosen["window"], stride=chosen["stride"])
     click.echo(found.json() if chosen["as_json"] else found.words())

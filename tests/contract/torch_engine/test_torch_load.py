@@ -17,6 +17,7 @@ from checkpoints import EVERY, make_bert, make_gpt_neox, make_llama, make_t5
 from safetensors.torch import load_file, save_file
 
 from open_llm_server.engine import processor, torch_lora
+from open_llm_server.engine.checkpoint_view import ADAPTER, ADAPTER_WEIGHTS
 from open_llm_server.engine.torch_checkpoint import read_checkpoint
 from open_llm_server.engine.torch_load import choose_dtype, load_model
 from open_llm_server.engine.torch_quiet import quiet
@@ -211,7 +212,7 @@ def test_an_adapter_of_another_architecture(tmp_path: Path) -> None:
 def test_an_adapter_that_is_not_numbers(tmp_path: Path) -> None:
     base = make_llama(tmp_path / "base")
     adapter = make_adapter(tmp_path / "adapter", base, ["q_proj"])
-    path = adapter / torch_lora.WEIGHTS
+    path = adapter / ADAPTER_WEIGHTS
     weights = {name: torch.full_like(value, torch.nan) for name, value in load_file(path).items()}
     save_file(weights, path, metadata={"format": "pt"})
     with pytest.raises(WeightsError, match="not numbers"):
@@ -221,7 +222,7 @@ def test_an_adapter_that_is_not_numbers(tmp_path: Path) -> None:
 def test_adapters_are_not_unpickled(tmp_path: Path) -> None:
     base = make_llama(tmp_path / "base")
     adapter = make_adapter(tmp_path / "adapter", base, ["q_proj"])
-    (adapter / torch_lora.WEIGHTS).rename(adapter / "adapter_model.bin")
+    (adapter / ADAPTER_WEIGHTS).rename(adapter / "adapter_model.bin")
     with pytest.raises(WeightsError, match="pickled"):
         load(base, lora=[adapter])
 
@@ -234,7 +235,7 @@ def test_folders_that_hold_no_adapter(
     tmp_path: Path, content: dict[str, str] | None, reason: str
 ) -> None:
     if content is not None:
-        (tmp_path / torch_lora.CONFIG).write_text(json.dumps(content))
+        (tmp_path / ADAPTER).write_text(json.dumps(content))
     with pytest.raises(WeightsError, match=reason):
         torch_lora.check_adapter(tmp_path)
 
