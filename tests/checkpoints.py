@@ -44,11 +44,16 @@ def write(
     tokenizer_config: dict[str, Any],
     *,
     seed: int,
+    own_head: bool = False,
 ) -> Path:
-    """Writes a checkpoint of `config` with random weights."""
+    """Writes a checkpoint of `config` with random weights. `own_head`: its output weights are not
+    those of the table of embeddings, though the library ties them whatever it is told."""
     folder.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(devices=[]):
-        model = model_class(config)
+        model: Any = model_class(config)
+    if own_head:
+        model.config.tie_word_embeddings = False
+        model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.shared.weight))
     randomise(model, seed)
     model.save_pretrained(folder)
     (folder / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
@@ -113,7 +118,13 @@ def make_t5(folder: Path, *, seed: int = 0, **config_overrides: Any) -> Path:
         "model_max_length": 512,
     }
     return write(
-        folder, transformers.T5ForConditionalGeneration, config, tokenizer, names, seed=seed
+        folder,
+        transformers.T5ForConditionalGeneration,
+        config,
+        tokenizer,
+        names,
+        seed=seed,
+        own_head=not {**settings, **config_overrides}["tie_word_embeddings"],
     )
 
 

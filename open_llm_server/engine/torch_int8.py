@@ -105,7 +105,10 @@ def load(model_class: Any, checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
         for name in held:
             if not name.endswith(SCALE):
                 _put(model, name, held, dtype)
-    model.tie_weights()
+    # The library ties T5's head to the table whatever the configuration says, unless it has both.
+    for name in {*model.all_tied_weights_keys} & held.keys():
+        del model.all_tied_weights_keys[name]
+    model.tie_weights(recompute_mapping=False)
     missing = sorted(name for name, one in model.named_parameters() if one.is_meta)
     if missing:
         raise WeightsError(
