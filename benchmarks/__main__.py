@@ -10,12 +10,13 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 
-from . import batching, front, report, serve, torch_gpu, torch_serve
+from . import batching, front, gate, importing, ready, report, serve, torch_gpu, torch_serve
 from .models import BUILD, cached
 
-PARTS = ("serve", "front", "batching", "torch")
+PARTS = ("serve", "front", "batching", "torch", "store")
 
 
 def main() -> int:
@@ -39,6 +40,17 @@ def main() -> int:
     if peer is None and "serve" in parts:
         print("LLAMA_SERVER names no llama-server: it is left out", file=sys.stderr)
     about, started = report.machine(), time.monotonic()
+    rows = _measure(parts, chosen, peer)
+    about["seconds"] = round(time.monotonic() - started)
+    report.save(chosen.json, rows, about)
+    print(report.show(rows, about))
+    print(f"saved as {chosen.json}")
+    return 1 if any(row.passed is False for row in rows) else 0
+
+
+def _measure(
+    parts: Collection[str], chosen: argparse.Namespace, peer: str | None
+) -> list[report.Row]:
     rows: list[report.Row] = []
     if "serve" in parts:
         rows += serve.run(cached(), threads=chosen.threads, rounds=chosen.rounds, peer=peer)
@@ -50,11 +62,10 @@ def main() -> int:
         rows += torch_gpu.run(threads=chosen.threads, rounds=chosen.rounds)
     elif "torch" in parts:
         rows += torch_serve.run(threads=chosen.threads, rounds=chosen.rounds)
-    about["seconds"] = round(time.monotonic() - started)
-    report.save(chosen.json, rows, about)
-    print(report.show(rows, about))
-    print(f"saved as {chosen.json}")
-    return 1 if any(row.passed is False for row in rows) else 0
+    if "store" in parts:
+        rows += gate.run(chosen.rounds) + importing.run(chosen.rounds)
+        rows += ready.run(rounds=chosen.rounds, threads=chosen.threads)
+    return rows
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from open_llm_server.store.gate import check_model
 from . import report
 from .models import CHAT_TEMPLATE
 
+SIZE = 5 * 10**9
 TARGET_S = 1.0
 WIDTH, FILES = 4096, 8
 WORDS = 250_000
@@ -126,15 +127,20 @@ def measure(folder: Path, size: int, rounds: int) -> list[report.Row]:
     return rows
 
 
+def run(rounds: int, *, size: int = SIZE, folder: Path | None = None) -> list[report.Row]:
+    """`folder`: on the disk to measure; default: that of TMPDIR."""
+    with tempfile.TemporaryDirectory(prefix="olm-gate-", dir=folder) as name:
+        return measure(Path(name), size, rounds)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gate", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--bytes", type=int, default=5 * 10**9, help="of the weights")
+    parser.add_argument("--bytes", type=int, default=SIZE, help="of the weights")
     parser.add_argument("--folder", type=Path, help="for sparse files; default: of TMPDIR")
     chosen = parser.parse_args(arguments)
     about = report.machine()
-    with tempfile.TemporaryDirectory(prefix="olm-gate-", dir=chosen.folder) as name:
-        rows = measure(Path(name), chosen.bytes, chosen.rounds)
+    rows = run(chosen.rounds, size=chosen.bytes, folder=chosen.folder)
     print(report.show(rows, about))
     return 1 if any(row.passed is False for row in rows) else 0
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -56,13 +57,24 @@ class Person:
         return said
 
     def starts(self, line: str) -> None:
-        """The server comes up, answers, and ends."""
+        """The server comes up, answers whoever has a key, and ends."""
+        words = shlex.split(line)
+        keys = [key for word, key in zip(words, words[1:], strict=False) if word == "--api-key"]
         with self.begin(f"{line} --port 0") as process:
             watchdog = threading.Timer(2 * HANG_S, process.kill)
             watchdog.start()
             try:
                 url = _first_url(process)
-                answer = httpx.post(f"{url}/chat", json={"prompt": "Hi"}, timeout=HANG_S)
+                deadline = time.monotonic() + HANG_S
+                while httpx.get(f"{url}/readyz", timeout=HANG_S).status_code != 200:
+                    assert time.monotonic() < deadline, "a model that is imported never came"
+                    time.sleep(0.1)
+                answer = httpx.post(
+                    f"{url}/chat",
+                    json={"prompt": "Hi"},
+                    headers={"X-Api-Key": keys[0]} if keys else {},
+                    timeout=HANG_S,
+                )
                 assert answer.status_code == 200, answer.text
                 process.send_signal(signal.SIGINT)
                 process.communicate()

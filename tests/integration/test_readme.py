@@ -6,11 +6,8 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +17,7 @@ import peft
 import pytest
 from fake_hub import FakeHub
 from running import HANG_S, Serve, StartServer
+from shells import Person
 from transformers import AutoModelForCausalLM
 
 from open_llm_server.engine.torch_quiet import quiet
@@ -82,7 +80,7 @@ def environment(
         for model, name in HUB.items():
             hub.add(model, {file.name: file.read_bytes() for file in (downloads / name).iterdir()})
         home = tmp_path_factory.mktemp("home")
-        own = {"PATH": path, "BENTOML_HOME": str(home / "bentoml")}
+        own = {"PATH": path, "BENTOML_HOME": str(home / "bentoml"), "HF_HUB_OFFLINE": "0"}
         yield {**kept, **hub.environment(home), **own}
 
 
@@ -145,39 +143,7 @@ def test_the_curl_lines(server: StartServer, downloads: Path) -> None:
 @pytest.mark.server
 @pytest.mark.parametrize("line", STARTS)
 def test_the_start_lines(line: str, folder: Path, environment: dict[str, str]) -> None:
-    process = subprocess.Popen(
-        [*shlex.split(line), "--port", "0"],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    watchdog = threading.Timer(2 * HANG_S, process.kill)
-    watchdog.start()
-    try:
-        with process:
-            url = first_url(process)
-            deadline = time.monotonic() + HANG_S
-            while httpx.get(f"{url}/readyz", timeout=HANG_S).status_code != 200:
-                assert time.monotonic() < deadline, "a model that is imported never came"
-                time.sleep(0.1)
-            process.send_signal(signal.SIGINT)
-            process.communicate()
-            assert process.returncode == 0
-    finally:
-        process.kill()
-        watchdog.cancel()
-
-
-def first_url(process: subprocess.Popen[str]) -> str:
-    assert process.stdout
-    seen = []
-    for line in process.stdout:
-        seen.append(line)
-        if found := re.search(r"https?://[\w.:\[\]]+", line):
-            return found.group()
-    raise AssertionError("".join(seen))
+    Person(folder, environment).starts(line)
 
 
 @pytest.mark.weights
