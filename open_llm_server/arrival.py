@@ -1,17 +1,22 @@
 """What happens before a model can be loaded: its weights are looked for, imported, and weighed.
 
-Owns how far that is, in words for callers and in lines for the supervisor. Loads nothing.
+Owns how far that is, in words for callers and in lines for the supervisor, and that a model stays
+what it was for as long as its server runs. Loads nothing.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict
+import threading
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .config.stored import look_up
 from .errors import ModelLoading
 from .registry import load_family
 from .supervisor_logs import PROGRESS
@@ -25,6 +30,8 @@ LOADING_RETRY_S = 2.0
 IMPORT_RETRY_S = 10.0
 """Suggested while nobody knows how long an import will take."""
 LONGEST_RETRY_S = 600.0
+LONGEST_NOTE = 100
+"""So that a line goes through a pipe in one piece."""
 
 
 class GivenUp(Exception):
@@ -32,32 +39,65 @@ class GivenUp(Exception):
 
 
 class Arrival:
-    """The way of one model's weights to this machine. `told`: to a supervisor, on stderr."""
+    """The way of one model's weights to this machine.
 
-    def __init__(self, plan: ModelPlan, *, told: bool) -> None:
+    `runtime_dir`: the folder of the supervisor that hears of it; `None` where there is none, as in
+    somebody else's service.
+    """
+
+    def __init__(self, plan: ModelPlan, runtime_dir: Path | None) -> None:
         self._plan = plan
-        self._told = told
+        self._supervised = runtime_dir is not None
+        self._pin = runtime_dir and runtime_dir / f"{plan.runner_name}.stored"
         self._given_up = False
         self.progress: Progress | None = None
         """How far the import is; `None` while there is none."""
 
+    async def completed(self) -> ModelPlan:
+        """`complete`, in a thread that keeps no process alive."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[ModelPlan] = loop.create_future()
+
+        def work() -> None:
+            found: ModelPlan | BaseException
+            try:
+                found = self.complete()
+            except BaseException as error:
+                found = error
+            with contextlib.suppress(RuntimeError):  # the loop is closed, nobody waits
+                loop.call_soon_threadsafe(settle, found)
+
+        def settle(found: ModelPlan | BaseException) -> None:
+            if done.cancelled():
+                return
+            if isinstance(found, BaseException):
+                done.set_exception(found)
+            else:
+                done.set_result(found)
+
+        threading.Thread(target=work, name="arrival", daemon=True).start()
+        return await done
+
     def complete(self) -> ModelPlan:
         """The plan with its weights on this machine, and room for them in memory.
 
-        For a thread that may take its time. Raises StartError, or GivenUp after `give_up`.
+        A model that was replaced in the store since this server has loaded it stays what it was,
+        as long as it is there. Raises StartError, or GivenUp after `give_up`.
         """
-        plan = self._plan
+        plan = self._located()
         if plan.missing:
             from .store.importing import ensure
 
             plan = ensure(plan, self._hear)
             self.progress = None
-        elif self._told:  # the supervisor has checked it, together with all the others
+        elif self._supervised:  # the supervisor has checked it, together with all the others
+            self._remember(plan)
             return plan
         from .fit import check_fit
 
         load_family(plan).check_weights(plan)
         check_fit(plan)
+        self._remember(plan)
         return plan
 
     def give_up(self) -> None:
@@ -79,19 +119,40 @@ class Arrival:
             progress=facts_of(progress),
         )
 
+    def _located(self) -> ModelPlan:
+        """The plan with where its weights are now: the store may have changed since it was made."""
+        plan = self._plan
+        if plan.source is None or plan.source.kind not in ("hub", "store"):
+            return plan
+        stored = self._remembered() or plan.stored
+        if stored is None or not Path(stored).exists():
+            found = look_up(plan.source, load_family(plan).weights_of(plan.config))
+            stored = str(found) if found else None
+        return plan.model_copy(update={"stored": stored})
+
+    def _remember(self, plan: ModelPlan) -> None:
+        if self._pin and plan.stored:
+            self._pin.write_text(plan.stored)
+
+    def _remembered(self) -> str | None:
+        with contextlib.suppress(OSError):
+            return self._pin.read_text() if self._pin else None
+        return None
+
     def _hear(self, progress: Progress) -> None:
         if self._given_up:
             raise GivenUp
         self.progress = progress
-        if self._told:
-            line = f"{PROGRESS}{json.dumps(asdict(progress))}\n".encode()
+        if self._supervised:
+            told = replace(progress, note=progress.note[:LONGEST_NOTE])
+            line = f"{PROGRESS}{json.dumps(asdict(told))}\n".encode()
             # One write, so that lines of other threads do not fall into it.
             os.write(sys.stderr.fileno(), line)
 
 
 def facts_of(progress: Progress) -> dict[str, Any]:
     """The same for machines: counts are bytes where a phase moves bytes."""
-    facts: Mapping[str, Any] = asdict(progress)
+    facts = asdict(progress)
     return {name: facts[name] for name in ("phase", "done", "total", "eta_s")}
 
 

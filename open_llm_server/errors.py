@@ -17,6 +17,7 @@ OpenLLMError                        code                     HTTP  gRPC
 ├── QueueFull                       queue_full               429   RESOURCE_EXHAUSTED
 ├── Unavailable                     unavailable              503   UNAVAILABLE
 │   ├── ModelLoading                model_loading            503   UNAVAILABLE
+│   ├── ModelFailed                 model_failed             503   UNAVAILABLE
 │   ├── RunnerLost                  runner_lost              503   UNAVAILABLE
 │   └── Draining                    draining                 503   UNAVAILABLE
 ├── DeadlineExceeded                deadline_exceeded        504   DEADLINE_EXCEEDED
@@ -211,6 +212,13 @@ class ModelLoading(Unavailable):
     """The model is still being loaded."""
 
     code = "model_loading"
+
+
+class ModelFailed(Unavailable):
+    """The model could not be brought into service, and nobody tries again by itself."""
+
+    code = "model_failed"
+    passes = False
 
 
 class RunnerLost(Unavailable):

@@ -27,7 +27,7 @@ from .config.devices import worker_env
 from .config.merge import resolve_model
 from .config.resolved import ModelPlan
 from .core import InfoRequest, Message, Request
-from .errors import from_frame
+from .errors import ModelFailed, from_frame
 from .frames import (
     BrokenFrame,
     Call,
@@ -93,7 +93,7 @@ class LLMRunner(bentoml.legacy.Runner):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", BentoMLDeprecationWarning)
             super().__init__(
-                bento_runnable(plan, eager=eager),
+                bento_runnable(plan, eager=eager, runtime_dir=runtime_dir),
                 name=plan.runner_name,
                 scheduling_strategy=_strategy(plan),
             )
@@ -110,7 +110,9 @@ class LLMRunner(bentoml.legacy.Runner):
 
     async def stream(self, request: str, *, session: str = _ANYONE) -> AsyncGenerator[Frame, None]:
         """ModelPort: sends one encoded call, yields its frames; raises Busy, Gone or Lost."""
-        self._refuse_while_down()
+        if self._given_up():
+            yield Failure(_failed(self.plan.name).frame())
+            return
         handle = self._runner_handle
         if isinstance(handle, LinkHandle):
             frames = handle.link.stream(request)
@@ -231,16 +233,27 @@ class LLMRunner(bentoml.legacy.Runner):
             except (Busy, Gone, Lost) as lost:
                 raise as_error(lost) from lost
 
-    def _refuse_while_down(self) -> None:
+    def _given_up(self) -> bool:
+        """Whether the supervisor tries no more. Raises Busy while it only waits for a moment."""
         if self.runtime_dir is None:
-            return
+            return False
         try:
             note = json.loads((self.runtime_dir / f"{self.name}.down").read_text())
         except (OSError, ValueError):
-            return
+            return False
+        if note["until"] is None:
+            return True
         # The supervisor may be gone as well: a note from the past says nothing.
         if (left_s := note["until"] - time.time()) > 0:
             raise Busy(left_s)
+        return False
+
+
+def _failed(name: str) -> ModelFailed:
+    return ModelFailed(
+        f"model '{name}' could not be brought into service; the log of this server says why, and "
+        "it must be started again to try once more"
+    )
 
 
 class LinkHandle(RemoteRunnerClient):

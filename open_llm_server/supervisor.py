@@ -125,10 +125,13 @@ class Supervisor:
             say(f"{plan.name}: {f'importing {plan.source}' if plan.missing else 'loading'} ...")
         keepers = [asyncio.create_task(seat.keep()) for seat in self._seats]
         try:
-            if await self._ready(self._early, keepers, stop):
+            early, everybody = self._early, self._seats
+            if await self._ready(early, keepers, stop):
+                if early == everybody:
+                    report(self._state())
                 say(f"Open LLM server on {self.url}  ({self._what()})  Ctrl-C stops")
-            if await self._ready(self._seats, keepers, stop):
-                report({"url": self.url, "pid": os.getpid()})
+                if await self._ready(everybody, keepers, stop) and early != everybody:
+                    report(self._state())
                 await _first(stop.asked.wait(), *keepers)
             await self._drain(keepers, stop)
         finally:
@@ -151,6 +154,13 @@ class Supervisor:
         parts = [f"models: {here}" if here else "", f"on their way: {coming}" if coming else ""]
         return "; ".join(filter(None, parts))
 
+    def _state(self) -> dict[str, object]:
+        """For whoever started this server, and waits for all of its models."""
+        failed = next((seat for seat in self._runners if seat.failed.is_set()), None)
+        if failed:
+            return {"error": failed.reason, "code": StartError.code}
+        return {"url": self.url, "pid": os.getpid()}
+
     @staticmethod
     async def _ready(
         seats: Sequence[Seat], keepers: Sequence[asyncio.Task[None]], stop: _Stop
@@ -159,7 +169,7 @@ class Supervisor:
 
         async def ready() -> None:
             for seat in seats:
-                await seat.ready.wait()
+                await _first(seat.ready.wait(), seat.failed.wait())
 
         await _first(ready(), stop.asked.wait(), *keepers)
         return not stop.asked.is_set()
@@ -218,7 +228,7 @@ class Supervisor:
             news=True,
             # One model's download is no reason to take the others away.
             patient=plan.missing and len(self._resolved.models) > 1,
-            show=self._news.show,
+            teller=self._news,
         )
 
     def _api_seat(self, number: int) -> Seat:

@@ -23,12 +23,18 @@ class News:
         self._bars: Bars | None = None
 
     def show(self, label: str, line: str) -> None:
+        """A line that a worker wrote."""
         if line.startswith(PROGRESS):
             # A line that a crash cut in half is worth nothing.
             with contextlib.suppress(ValueError, TypeError):
                 self._progress(label, line.removeprefix(PROGRESS))
         else:
             say(f"{label}: {line}")
+
+    def over(self, label: str) -> None:
+        """The worker is ready, or has ended: nothing of it is on its way any more."""
+        if self._bars:
+            self._bars.end(label)
 
     def close(self) -> None:
         """Takes the bars away."""
@@ -46,7 +52,4 @@ class News:
             self._bars = Bars()
             # Or a line would tear the bars apart.
             supervisor_logs.speak_through(self._bars.say)
-        if progress.phase == "finishing":
-            self._bars.end(label)
-        else:
-            self._bars.update(label, progress)
+        self._bars.update(label, progress)

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from .errors import HubUnavailable, StartError
 from .supervisor_backoff import Backoff
-from .supervisor_logs import LAST_WORDS, say
+from .supervisor_logs import LAST_WORDS, PROGRESS, say
+from .supervisor_news import News
 from .supervisor_process import Command, Nursery, Process
 
 ASK_EVERY_S = 5.0
@@ -27,15 +28,15 @@ LONGEST_ASK_S = 15.0
 """What one question without an answer counts at most, so that it takes two at least: after this
 process was stopped, or the machine slept, every sign is old."""
 LOADING_PAUSE_S = 0.1
+IMPORTING_PAUSE_S = 0.5
 BOOT_S = 5.0
 """A process needs a few seconds from its start to its first answer, loading or not."""
 
+_BEFORE = ('"phase": "resolving"', '"phase": "waiting"')
+"""In progress of an import that has brought nothing yet."""
+
 Probe = Callable[[Process], Awaitable[bool]]
 """Whether the worker is ready. Raises while it gives no answer at all."""
-
-
-def show_line(label: str, line: str) -> None:
-    say(f"{label}: {line}")
 
 
 class Seat:
@@ -51,7 +52,7 @@ class Seat:
         down_note: Path | None = None,
         news: bool = False,
         patient: bool = False,
-        show: Callable[[str, str], None] = show_line,
+        teller: News | None = None,
     ) -> None:
         self.label = label
         self.command = command
@@ -65,8 +66,14 @@ class Seat:
         self._news = news
         """Whether its first readiness is worth a line."""
         self._patient = patient
-        """Whether its first start may fail for now: killed, or by a hub that does not answer."""
-        self._show_line = show
+        """Whether others go on without it, while its weights are on their way or when they do not
+        come."""
+        self._teller = teller or News()
+        self._fetching = False
+        """Whether an import has begun to bring weights."""
+        self.failed = asyncio.Event()
+        """Set when nobody tries any more to start it."""
+        self.reason = ""
         self._backoff = Backoff()
         self._ready_at: float | None = None
         self._leaving = asyncio.Event()
@@ -86,6 +93,7 @@ class Seat:
             watch.cancel()
             await asyncio.gather(watch, return_exceptions=True)
             process.kill_group()
+            self._teller.over(self.label)
             if not self._leaving.is_set():
                 await self._recover(process, code)
 
@@ -101,9 +109,13 @@ class Seat:
             self.process.kill_group()
 
     async def _recover(self, process: Process, code: int) -> None:
-        later = self._patient and (code < 0 or code == HubUnavailable.exit_code)
-        if not (self.ready.is_set() or later):
-            raise StartError(_why(self.label, process, code))
+        passes = code < 0 or code == HubUnavailable.exit_code
+        if not (self.ready.is_set() or (self._patient and passes)):
+            why = _why(self.label, process, code)
+            if self._patient and self._fetching:
+                await self._give_up(why)
+                return
+            raise StartError(why)
         served_s = 0.0 if self._ready_at is None else time.monotonic() - self._ready_at
         delay_s = self._backoff.died(served_s=served_s)
         when = f"again in {delay_s:.0f} s" if delay_s else "again"
@@ -112,6 +124,14 @@ class Seat:
             self._note_down(delay_s + BOOT_S, f"it ended {how_it_ended(code)}")
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._leaving.wait(), delay_s)
+
+    async def _give_up(self, why: str) -> None:
+        """The server has served others for a while: what is wrong with this one is not theirs."""
+        self._note_down(None, why)
+        say(f"{why}\n{self.label}: is given up, the other models go on; start again to retry")
+        self.reason = why
+        self.failed.set()
+        await self._leaving.wait()
 
     async def _recover_from(self, error: OSError) -> None:
         """The machine could not start a process."""
@@ -132,8 +152,10 @@ class Seat:
         while not await self._is_ready(process):
             if process.exited.done():
                 return
-            await asyncio.sleep(LOADING_PAUSE_S)
+            await asyncio.sleep(IMPORTING_PAUSE_S if self._fetching else LOADING_PAUSE_S)
         self._ready_at = time.monotonic()
+        self._fetching = False
+        self._teller.over(self.label)
         if self._down_note is not None:
             self._down_note.unlink(missing_ok=True)
         if self.ready.is_set() or self._news:
@@ -166,9 +188,10 @@ class Seat:
             return False
         return True
 
-    def _note_down(self, left_s: float, reason: str) -> None:
+    def _note_down(self, left_s: float | None, reason: str) -> None:
+        """`None`: for as long as this server runs."""
         if self._down_note is not None:
-            note = {"until": time.time() + left_s, "reason": reason}
+            note = {"until": left_s and time.time() + left_s, "reason": reason}
             fresh = self._down_note.with_suffix(".new")
             # Without the note requests wait a little longer for their error, no more.
             with contextlib.suppress(OSError):
@@ -176,7 +199,10 @@ class Seat:
                 fresh.replace(self._down_note)
 
     def _show(self, line: str) -> None:
-        self._show_line(self.label, line)
+        self._fetching = self._fetching or (
+            line.startswith(PROGRESS) and not any(word in line for word in _BEFORE)
+        )
+        self._teller.show(self.label, line)
 
 
 def how_it_ended(code: int) -> str:

@@ -21,7 +21,9 @@ import pytest
 from fake_hub import FakeHub, Fault
 from running import HANG_S, Serve, role_of
 
+from open_llm_server import import_model
 from open_llm_server.store.catalog import entries
+from open_llm_server.store.remove import remove
 
 pytestmark = [pytest.mark.server, pytest.mark.weights]
 
@@ -102,8 +104,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def hub(weights: Path) -> Iterator[FakeHub]:
+def hub(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     with FakeHub() as hub:
+        hub.use(monkeypatch, tmp_path / "hf")
         hub.add(ID, {FILE: weights.read_bytes(), "README.md": b"# tiny"}, licence="mit")
         yield hub
 
@@ -142,6 +145,12 @@ def until(condition: Callable[[], Any]) -> Any:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     return value
+
+
+def kill(started: Started, role: str) -> None:
+    workers = psutil.Process(started.process.pid).children(recursive=True)
+    (worker,) = [worker for worker in workers if role_of(worker) == role]
+    worker.kill()
 
 
 def progress(started: Started) -> dict[str, Any]:
@@ -212,9 +221,7 @@ def test_a_killed_import_goes_on_where_it_was(hub: FakeHub, start: Start, weight
     started = start("start", f"fake,{SOURCE}")
     size = weights.stat().st_size
     until(lambda: progress(started).get("done", 0) > size / 4)
-    workers = psutil.Process(started.process.pid).children(recursive=True)
-    (runner,) = [worker for worker in workers if role_of(worker) == "llama"]
-    runner.kill()
+    kill(started, "llama")
     started.line("llama: its process ended by signal SIGKILL")
     started.line("llama: ready in ")
     assert started.chat("llama").status_code == 200
@@ -243,6 +250,44 @@ def test_a_hub_that_does_not_answer_stops_no_other_model(hub: FakeHub, start: St
     beside.line("llama: starting it again")
     assert beside.chat("fake").status_code == 200
     assert beside.chat("llama").status_code == 503
+
+
+def test_weights_that_are_refused_stop_no_other_model(
+    hub: FakeHub, start: Start, weights: Path
+) -> None:
+    """What the gate says after a long download is no reason to take the others away."""
+    damaged = bytearray(weights.read_bytes())
+    damaged[4] = 99  # a version that nobody has
+    hub.add("some/damaged", {FILE: bytes(damaged)})
+    hub.fault("some/damaged", FILE, SLOW)
+    started = start("start", "fake,llama@some/damaged")
+    assert started.chat("fake").status_code == 200
+    started.line("llama: is given up")
+    assert started.chat("fake").status_code == 200
+    refused = started.chat("llama")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_failed")
+    assert "Retry-After" not in refused.headers
+    until(lambda: started.readiness()["models"] == {"fake": "ready", "llama": "failed"})
+    assert started.process.poll() is None
+
+
+def test_a_server_keeps_the_weights_it_has_begun_with(
+    hub: FakeHub, start: Start, tmp_path: Path
+) -> None:
+    started = start("start", f"fake,{SOURCE}")
+    started.line("llama: ready in ")
+    text = started.chat("llama").json()["message"]
+    (first,) = entries()
+    hub.add(ID, {FILE: ggufs.small(tmp_path, seed=5).read_bytes()})
+    import_model(SOURCE)
+    kill(started, "llama")
+    started.line("llama: ready again")
+    assert started.chat("llama").json()["message"] == text
+
+    remove(first)
+    kill(started, "llama")
+    until(lambda: sum("llama: ready again" in line for line in started.lines) == 2)
+    assert started.chat("llama").json()["message"] != text, "what is gone is brought again"
 
 
 def test_a_checkpoint(hub: FakeHub, start: Start, tmp_path: Path) -> None:

@@ -18,12 +18,12 @@ HALF = Progress("downloading", 50, 200, note="a.gguf", rate=10.0, eta_s=15.0)
 @pytest.fixture
 def arrival(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Arrival:
     monkeypatch.setenv("BENTOML_HOME", str(tmp_path))
-    return Arrival(resolve_model("flan-t5@org/name"), told=True)
+    return Arrival(resolve_model("flan-t5@org/name"), tmp_path)
 
 
 def test_a_model_that_is_here_is_left_alone() -> None:
     plan = resolve_model("tiny")
-    assert Arrival(plan, told=False).complete() is plan
+    assert Arrival(plan, None).complete() is plan
 
 
 def test_a_model_that_is_being_loaded(arrival: Arrival) -> None:
