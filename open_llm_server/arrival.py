@@ -126,7 +126,8 @@ class Arrival:
             return plan
         stored = self._remembered() or plan.stored
         if stored is None or not Path(stored).exists():
-            found = look_up(plan.source, load_family(plan).weights_of(plan.config))
+            kind = load_family(plan).weights_of(plan.config)
+            found = look_up(plan.source, kind, plan.name)
             stored = str(found) if found else None
         return plan.model_copy(update={"stored": stored})
 

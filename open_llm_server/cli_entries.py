@@ -43,6 +43,7 @@ def details(entry: Entry) -> str:
         "family": known.family,
         "source": known.source,
         "commit": known.commit,
+        "revisions": ", ".join(known.asked) if known.asked_since else None,
         "licence": known.licence,
         "imported": f"{_when(known.imported_at)}, by release {known.server}",
         "size": f"{size(known.bytes)} in {files_of(entry)}",
@@ -90,7 +91,8 @@ def quantised_words(facts: Quantised) -> str:
             f"perplexity {facts.perplexity_before:.5g} became {facts.perplexity_after:.5g}"
         )
     if facts.speed is not None:
-        parts.append(f"{facts.speed:.2f} times as fast")
+        than = f" as {facts.speed_of}" if facts.speed_of else ""
+        parts.append(f"{facts.speed:.2f} times as fast{than}")
     return ", ".join(parts)
 
 

@@ -59,14 +59,22 @@ def command(summary: str) -> click.Command:
 def _run(
     model: str, *, revision: str | None, quantize: str | None, convert_pickles: bool, as_json: bool
 ) -> None:
+    from .config.models import parse_models
+    from .errors import ConfigurationError
     from .store import catalog
     from .store.importing import import_model
 
+    specs = parse_models([model])
+    if len(specs) != 1:
+        raise ConfigurationError(
+            f"import takes one model at a time, and {model!r} names {len(specs)}; a comma in a "
+            "path is written \\,"
+        )
     before = {_identity(entry) for entry in catalog.entries()}
     try:
         with shown() as listener:
             entry = import_model(
-                model,
+                str(specs[0]),
                 revision=revision,
                 quantize=quantize,
                 convert_pickles=convert_pickles,
@@ -97,15 +105,16 @@ def start_name(model: str, entry: Entry) -> str:
     """What `start` takes for `entry`, which was imported as `model`: the same where that finds it,
     else its tag."""
     from .config.merge import resolve_model
-    from .config.models import ModelSpec, Source
+    from .config.models import Source, parse_models
     from .store import catalog
 
-    if resolve_model(model).stored == str(entry.path):
+    [spec] = parse_models([model])
+    if resolve_model(str(spec)).stored == str(entry.path):
         return model
     tag = entry.tag
     newest = catalog.get(tag.name).tag == tag
     source = Source.parse(f"store:{tag.name if newest else tag}")
-    return str(ModelSpec.parse(model).model_copy(update={"source": source}))
+    return str(spec.model_copy(update={"source": source}))
 
 
 def _words(entry: Entry, start: str, *, new: bool) -> str:

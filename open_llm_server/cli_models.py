@@ -134,13 +134,16 @@ def _run_list(*, local: bool, as_json: bool) -> None:
     from .store import catalog
 
     entries, broken = catalog.entries(), [cli_entries.tag_of(path) for path in catalog.broken()]
+    newer = [cli_entries.tag_of(path) for path in catalog.newer()]
     if as_json:
         models = [cli_entries.as_json(entry) for entry in entries]
-        click.echo(_pretty({"models": models, "damaged": broken}))
+        click.echo(_pretty({"models": models, "damaged": broken, "newer": newer}))
         return
     click.echo(cli_entries.table(entries) if entries else NOTHING_YET)
     for tag in broken:
         click.echo(f"damaged: {tag}; `open-llm-server models rm {tag}` removes it")
+    for tag in newer:
+        click.echo(f"of a newer release of open-llm-server: {tag}; update this one to use it")
 
 
 def _run_show(name: str, *, as_json: bool) -> None:

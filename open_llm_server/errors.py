@@ -27,6 +27,7 @@ OpenLLMError                        code                     HTTP  gRPC
     ├── InsufficientMemory          insufficient_memory      (a model does not fit its device)
     └── WeightsError                weights                  (a model's file is not usable)
         ├── InsufficientSpace       insufficient_space       (the disk is too full for it)
+        ├── DamagedDownload         damaged_download         (the hub has other bytes than it lists)
         └── HubUnavailable          hub_unavailable          (exit code 75: try again later)
 
 Each message says what happened and what to do about it.
@@ -278,6 +279,12 @@ class InsufficientSpace(WeightsError):
     """The file system is too full for an import; `extra` has `needed` and `available`, in bytes."""
 
     code = "insufficient_space"
+
+
+class DamagedDownload(WeightsError):
+    """What a hub sends is not what it lists, and was not at a second try either."""
+
+    code = "damaged_download"
 
 
 class HubUnavailable(WeightsError):

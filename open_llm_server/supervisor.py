@@ -265,7 +265,7 @@ def check_weights(models: Sequence[ModelPlan]) -> None:
 
 
 def check_store(models: Sequence[ModelPlan]) -> None:
-    """Raises WeightsError where something is to be imported and cannot be kept."""
+    """Raises WeightsError where something is to be imported, and cannot be kept or fetched."""
     missing = [plan for plan in models if plan.missing]
     if missing and not _can_write(bentoml_home()):
         raise WeightsError(
@@ -273,6 +273,11 @@ def check_store(models: Sequence[ModelPlan]) -> None:
             "written; name another folder with BENTOML_HOME, or run `open-llm-server import "
             f"{missing[0].name}` as a user who may write there"
         )
+    if missing:
+        from .store.importing import refuse_offline
+
+        for plan in missing:
+            refuse_offline(plan)
 
 
 def _check_tls(resolved: Resolved) -> None:

@@ -24,7 +24,18 @@ from typing import Any, Literal
 from fake_hub_server import HubServer
 
 Kind = Literal[
-    "status", "redirect", "reset", "close", "stall", "flip", "short", "long", "drip", "whole"
+    "status",
+    "redirect",
+    "reset",
+    "close",
+    "stall",
+    "flip",
+    "short",
+    "long",
+    "drip",
+    "whole",
+    "mute",
+    "babble",
 ]
 
 
@@ -36,6 +47,7 @@ class Fault:
     `reset` breaks off, and the client loses what it has not read yet; `close` breaks off in order;
     `stall` falls silent; `flip` sends one wrong byte. `short` and `long` have a body of another
     length and say so. `drip` sends `rate` bytes a second. `whole` ignores Range.
+    `mute` never answers; `babble` answers with a head that never ends.
     """
 
     kind: Kind
@@ -93,6 +105,8 @@ class FakeHub:
         """Bytes of files that left."""
         self.tokens: set[str] = set()
         """Those that open gated models."""
+        self.hashes = True
+        """Whether listings have them."""
         self.closing = threading.Event()
         self.lock = threading.Lock()
         self._faults: dict[tuple[str, str, str], list[Fault]] = {}
@@ -139,7 +153,8 @@ class FakeHub:
 
     def fault(self, id: str, path: str, *faults: Fault, at: str = "bytes") -> None:
         """Faults for a file, one after the other. `at`: where its `bytes` leave, or the hub's
-        `resolve` of its name; `describe` for the model's listing, with `path` empty."""
+        `resolve` of its name; `describe` for the model's listing and `refs` for its branches, with
+        `path` empty."""
         self._faults.setdefault((id, path, at), []).extend(faults)
 
     def asked(self, path: str = "", server: str = "hub") -> Counter[str]:

@@ -85,7 +85,7 @@ class _Handler(BaseHTTPRequestHandler):
         return None
 
     def _describe(self, id: str, revision: str, refs: bool) -> None:
-        fault = None if refs else self.server.hub.next_fault(id, "", "describe")
+        fault = self.server.hub.next_fault(id, "", "refs" if refs else "describe")
         if fault and self._strike(fault):
             return
         snapshot = self._snapshot(id, revision)
@@ -98,7 +98,11 @@ class _Handler(BaseHTTPRequestHandler):
             return
         siblings: list[dict[str, Any]] = []
         for name, content in snapshot.files.items():
-            entry = {"rfilename": name, "size": len(content), "blobId": snapshot.git_sha1(name)}
+            entry = {"rfilename": name, "size": len(content)}
+            if not self.server.hub.hashes:
+                siblings.append(entry)
+                continue
+            entry |= {"blobId": snapshot.git_sha1(name)}
             if name.endswith(LARGE):
                 digest = sha256(content).hexdigest()
                 lfs = {"sha256": digest, "size": len(content), "pointerSize": 134}
@@ -106,7 +110,8 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 siblings.append(entry)
         self._json(
-            {"id": id, "sha": snapshot.commit, "siblings": siblings, "cardData": snapshot.card}
+            {"id": id, "sha": snapshot.commit, "siblings": siblings, "cardData": snapshot.card},
+            fault,
         )
 
     def _resolve(self, id: str, revision: str, path: str) -> None:
@@ -159,7 +164,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "GET":
             self._pour(memoryview(content)[start:end], fault)
 
-    def _pour(self, body: memoryview, fault: Fault | None) -> None:
+    def _pour(self, body: memoryview, fault: Fault | None, *, of_file: bool = True) -> None:
         hub, done = self.server.hub, 0
         breaks = fault is not None and fault.kind in ("reset", "close", "stall")
         step = max(1, fault.rate // 50) if fault and fault.kind == "drip" else PIECE
@@ -171,7 +176,7 @@ class _Handler(BaseHTTPRequestHandler):
                 break
             self.wfile.write(body[done:stop])
             with hub.lock:
-                hub.sent += stop - done
+                hub.sent += stop - done if of_file else 0
             done = stop
             if fault and fault.kind == "drip":
                 time.sleep(step / fault.rate)
@@ -193,18 +198,31 @@ class _Handler(BaseHTTPRequestHandler):
             self._head(fault.status, {"Content-Length": "0", **fault.headers})
         elif fault.kind == "redirect":
             self._head(302, {"Content-Length": "0", "Location": fault.to, **fault.headers})
+        elif fault.kind in ("mute", "babble"):
+            self._keep(babbling=fault.kind == "babble")
         else:
             return False
         return True
 
+    def _keep(self, *, babbling: bool) -> None:
+        """Keeps a client without an answer, for longer than tests are patient."""
+        self.close_connection = True
+        if babbling:
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Word: ")
+        for _ in range(1000):
+            if self.server.hub.closing.wait(0.02):
+                break
+            if babbling:
+                self.wfile.write(b"x")
+
     def _refuse(self, status: int, code: str) -> None:
         self._head(status, {"Content-Length": "0", "X-Error-Code": code})
 
-    def _json(self, value: Any) -> None:
+    def _json(self, value: Any, fault: Fault | None = None) -> None:
         body = json.dumps(value).encode()
         self._head(200, {"Content-Type": "application/json", "Content-Length": str(len(body))})
         if self.command == "GET":
-            self.wfile.write(body)
+            self._pour(memoryview(body), fault, of_file=False)
 
     def _head(self, status: int, headers: Mapping[str, str]) -> None:
         self.send_response(status)

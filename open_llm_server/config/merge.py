@@ -243,7 +243,7 @@ def _draft(
     )
     merged = merge_layers(config, layers)
     source = find_weights(spec, Registry.get(family), card, base, merged.values)
-    stored = look_up(source, Registry.get(family).weights_of(merged.values))
+    stored = look_up(source, Registry.get(family).weights_of(merged.values), spec.name)
     return _Draft(spec, family, card, source, stored, merged)
 
 

@@ -9,8 +9,10 @@ from .models import Source
 from .weights import WeightsKind
 
 
-def look_up(source: Source | None, kind: WeightsKind) -> Path | None:
+def look_up(source: Source | None, kind: WeightsKind, name: str) -> Path | None:
     """What an engine loads for `source`; `None` for paths, and for what is yet to be imported.
+
+    Of several imports of it, the one that was imported as `name` is meant, where there is one.
 
     Raises WeightsError for a tag that is not in the store, for weights of another kind, and for
     files that were changed after their import.
@@ -27,7 +29,7 @@ def look_up(source: Source | None, kind: WeightsKind) -> Path | None:
                 f"started under another: {entry.manifest.family}@store:{entry.tag}"
             )
     else:
-        found = find(source, kind)
+        found = find(source, kind, name)
         if found is None:
             return None
         entry = found

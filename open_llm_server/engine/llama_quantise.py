@@ -16,6 +16,8 @@ from ..errors import WeightsError
 from .llama_native import native, start_backend
 
 SCHEMES = {"q8_0": "LLAMA_FTYPE_MOSTLY_Q8_0", "q4_k_m": "LLAMA_FTYPE_MOSTLY_Q4_K_M"}
+_ROOM = 1024 * 1024
+"""Bytes that no disk has left on which a file could not be written."""
 _TENSOR = re.compile(r"\[ *\d+/ *\d+\] +(\S+)")
 
 
@@ -24,7 +26,8 @@ def quantise(
 ) -> None:
     """Writes `source` (of several parts: the first) to `target`, quantised by `scheme`.
 
-    `told` gets each tensor's name as its turn comes. Raises WeightsError.
+    `told` gets each tensor's name as its turn comes. Raises WeightsError, and OSError where the
+    disk takes no more.
     """
     parameters = native.llama_model_quantize_default_params()
     parameters.ftype = getattr(native, SCHEMES[scheme])
@@ -44,7 +47,16 @@ def quantise(
     finally:
         log.listener = None
     if code:
+        _require_room(target)
         raise WeightsError(
             f"llama.cpp cannot quantise {source.name} to {scheme}: {log.last()}. Import it as it "
             "is, without --quantize"
         )
+
+
+def _require_room(target: Path) -> None:
+    """llama.cpp does not say why it could not write: the disk tells, if asked for some more."""
+    with target.open("ab") as file:
+        file.write(bytes(_ROOM))
+        file.flush()
+        os.fsync(file.fileno())

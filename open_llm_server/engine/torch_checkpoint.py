@@ -191,8 +191,8 @@ def _weights(folder: Path) -> tuple[Path, ...]:
             f"the weights in {folder} are pickled ({_some(found)}), and unpickling runs whatever "
             "code they hold; "
             + (
-                "if you trust their publisher, have them converted: open-llm-server import "
-                f"FAMILY@{folder} --convert-pickles"
+                "if you trust their publisher, have them converted: give `open-llm-server import` "
+                "the same name as here, and --convert-pickles"
                 if converts
                 else f"convert them to {WEIGHTS} where you trust them (load with transformers, "
                 "then model.save_pretrained), or download a revision that has it"

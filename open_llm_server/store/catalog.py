@@ -6,7 +6,7 @@ Folders without a manifest of ours are other tools' models, and none of our busi
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -14,11 +14,9 @@ from ..config.models import Source
 from ..config.words import suggest
 from ..errors import WeightsError
 from . import manifest as manifests
-from .manifest import Entry, Manifest
-from .places import models
+from .manifest import MAIN, Entry, Manifest
+from .places import Tag, models, slug
 
-_MAIN = {None, "main"}
-"""What the main branch is asked for by."""
 _SHORTEST_COMMIT = 7
 """Digits from which on a revision may be the beginning of a commit."""
 
@@ -40,26 +38,58 @@ def entries(name: str | None = None) -> list[Entry]:
 
 
 def broken() -> list[Path]:
-    """The folders of imported models whose manifest is damaged, or not about that folder."""
-    return sorted(folder for folder in _folders(None) if _manifest(folder) is None)
+    """The folders of imported models whose manifest is damaged, or not about that folder.
+
+    What a newer release wrote is not among them: see `newer`.
+    """
+    return sorted(
+        folder
+        for folder in _folders(None)
+        if _manifest(folder) is None and not manifests.is_newer(folder)
+    )
 
 
-def find(source: Source, weights: Literal["gguf", "folder"]) -> Entry | None:
+def newer() -> list[Path]:
+    """The folders of models that a newer release of this server wrote: not ours to judge."""
+    return sorted(folder for folder in _folders(None) if manifests.is_newer(folder))
+
+
+def refuse_newer(tag: Tag) -> None:
+    """Raises WeightsError where a newer release's model has `tag`: it must not be replaced."""
+    if manifests.is_newer(tag.folder):
+        raise WeightsError(manifests.newer_words(tag.folder))
+
+
+def find(
+    source: Source, weights: Literal["gguf", "folder"], name: str | None = None
+) -> Entry | None:
     """The newest import of what a hub id names; `None` where there is none.
 
-    A revision in `source` must be the one that was asked for then, or the beginning of the commit,
-    at least 7 digits of it. Without one, imports of the main branch come first. Imports of local
-    paths have a name, and are found by `get` alone.
+    A revision in `source` must be one that it was asked for by, or the beginning of the commit, at
+    least 7 digits of it. Without one, the main branch is meant. What was asked for last under that
+    revision counts as the newest; what somebody imported as `name` comes before all others.
+    Imports of local paths have a name, and are found by `get` alone.
     """
+    found = of_source(source, weights)
+    called = slug(name) if name else None
+    own = [entry for entry in found if entry.tag.name == called]
+    return newest(own, source.revision) or newest(found, source.revision)
+
+
+def newest(found: Sequence[Entry], revision: str | None) -> Entry | None:
+    """What `revision` means among `found`, imports of one source."""
+    revision = revision or MAIN
+    named = [entry for entry in found if revision in entry.manifest.asked]
+    if named:
+        return max(named, key=lambda entry: entry.manifest.asked[revision].timestamp())
+    return next((entry for entry in found if _is_commit(revision, entry.manifest)), None)
+
+
+def of_source(source: Source, weights: Literal["gguf", "folder"]) -> list[Entry]:
+    """All imports of what a hub id names, of whichever revision, newest first."""
     if source.kind != "hub":
-        return None
-    found = [
-        entry
-        for entry in entries()
-        if _is_of(source, weights, entry.manifest) and _is_revision(source.revision, entry.manifest)
-    ]
-    of_main = [entry for entry in found if entry.manifest.revision in _MAIN]
-    return next(iter(of_main if of_main and source.revision is None else found), None)
+        return []
+    return [entry for entry in entries() if _is_of(source, weights, entry.manifest)]
 
 
 def get(text: str) -> Entry:
@@ -71,6 +101,9 @@ def get(text: str) -> Entry:
     for entry in entries(name):
         if not colon or entry.tag.version == version:
             return entry
+    for folder in newer():
+        if folder.parent.name == name and (not colon or folder.name == version):
+            raise WeightsError(manifests.newer_words(folder))
     every = entries()
     known = {str(entry.tag) for entry in every} if colon else {entry.tag.name for entry in every}
     raise WeightsError(
@@ -130,13 +163,13 @@ def _manifest(folder: Path) -> Manifest | None:
 
 
 def _is_of(source: Source, weights: str, known: Manifest) -> bool:
-    return (known.kind, known.location, known.file, known.weights) == (
+    # the only GGUF file of a repository is the same with its name and without
+    file = known.origin_file if source.file else known.file
+    return (known.kind, known.location, file, known.weights) == (
         *("hub", source.location, source.file),
         weights,
     )
 
 
-def _is_revision(asked: str | None, known: Manifest) -> bool:
-    if asked is None or asked == known.revision or {asked, known.revision} <= _MAIN:
-        return True
+def _is_commit(asked: str, known: Manifest) -> bool:
     return len(asked) >= _SHORTEST_COMMIT and (known.commit or "").startswith(asked.lower())

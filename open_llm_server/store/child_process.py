@@ -6,6 +6,7 @@ process, its pipes and the words for each way it can end; `child_work` is the ot
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import subprocess
@@ -26,6 +27,8 @@ PACKAGE = Path(__file__).resolve().parents[1]
 LONGEST_LINE = 1024 * 1024
 WORDS = 500
 """Characters of a child's last words that are passed on."""
+_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""What a disk answers to writing: another try may go well, and `space` says so."""
 
 
 def run(
@@ -44,15 +47,18 @@ def run(
     `meter` shows what the work says meanwhile: {"phase", "total", "note"} or {"done", "note"};
     what its listener raises ends the child. `folder` is where the child works, `what` names the
     work in messages, `way_out` says what else can be done. The work's own OpenLLMErrors are raised
-    here; a child that crashes, or is not done after `limit_s`, is a WeightsError.
+    here, and as OSError what a disk answered to its writing; a child that crashes, or is not done
+    after `limit_s`, is a WeightsError.
     """
     with tempfile.TemporaryFile() as words, _child(folder, threads, words) as process:
         timer = threading.Timer(limit_s, process.kill)
         timer.start()
         try:
             return _hear(process, work, request, meter)
-        except _Ended:
-            if timer.is_alive():
+        except _Ended as ended:
+            if ended.args:
+                how = str(ended)
+            elif timer.is_alive():
                 how = _how_it_ended(process, words)
             else:
                 how = f"its process was not done after {limit_s / 60:.0f} minutes"
@@ -62,7 +68,7 @@ def run(
 
 
 class _Ended(Exception):
-    """The child is gone without a result, or speaks nonsense."""
+    """The child is gone without a result, or speaks nonsense. Its words, if any, say how."""
 
 
 @contextmanager
@@ -104,8 +110,21 @@ def _hear(
             return result
         if isinstance(error := message.get("error"), dict):
             raise from_frame({**error, "message": _plain(str(error.get("message")))})
+        if "os_error" in message:
+            raise _os_error(message["os_error"])
         _show(message, meter)
     raise _Ended
+
+
+def _os_error(told: object) -> Exception:
+    match told:
+        case [int(number), str(words), str(name)]:
+            words, name = _plain(words), _plain(name)
+        case _:
+            return _Ended()
+    if number in _OF_DISKS:
+        return OSError(number, words, name or None)
+    return _Ended(f"the system answered: {words}" + (f" ({name})" if name else ""))
 
 
 def _show(message: Mapping[str, Any], meter: Meter) -> None:

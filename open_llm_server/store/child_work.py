@@ -1,7 +1,8 @@
 """The first code of a child process for `child_process`, which gives it one order. A script.
 
 Owns the process's own side: where it imports from, that it dies with its parent, how it answers.
-One line of JSON in, the order; lines out: what the work says, then {"result"} or {"error"}.
+One line of JSON in, the order; lines out: what the work says, then {"result"}, {"error"} or
+{"os_error"}.
 """
 
 from __future__ import annotations
@@ -38,6 +39,10 @@ def main() -> None:
         result = getattr(import_module(module), name)(order["request"], say)
     except OpenLLMError as error:
         say({"error": error.frame()})
+    except OSError as error:
+        if error.errno is None:
+            raise
+        say({"os_error": [error.errno, error.strerror, str(error.filename or "")]})
     else:
         say({"result": result})
     # Libraries' threads and exit handlers have nothing left to do.

@@ -77,11 +77,14 @@ def choose(
 
 
 def _is_plain(name: str) -> bool:
-    """Whether `name` means a file below the folder, and nothing else, to every system."""
+    """Whether `name` means a file below the folder, and nothing else, to every system.
+
+    Nor a hidden one: by such names the store keeps what is being made in a stage.
+    """
     return (
         name.isprintable()
         and not {*'\\:*?"<>|'} & {*name}
-        and all(part.strip(". ") for part in name.split("/"))
+        and all(part.strip(". ") and part[0] != "." for part in name.split("/"))
     )
 
 

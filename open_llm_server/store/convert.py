@@ -16,10 +16,9 @@ from ..engine.safetensors_header import Header, read_header
 from ..engine.torch_checkpoint import INDEX, PICKLED, WEIGHTS, read_json
 from ..errors import WeightsError
 from . import child_process
+from .choose import PICKLE, PICKLE_INDEX
 from .progress import Meter
 
-PICKLE = "pytorch_model.bin"
-PICKLE_INDEX = "pytorch_model.bin.index.json"
 _SHARD = re.compile(r"pytorch_model-(\d{5}-of-\d{5})\.bin")
 _NEW = ".converted"
 """The folder beside the pickles in which the new files are made."""

@@ -28,12 +28,13 @@ def work(request: Mapping[str, Any], say: Say) -> dict[str, Any]:
     `request`: files, tied_head.
     """
     try:
-        cut_off()
+        # The files made; those beside them may be a person's own under a second name.
+        cut_off(Path(request["files"][0][1]).parent)
     except NotPossible as error:
         raise WeightsError(
-            f"pickled weights are converted only where their process can be kept from the network, "
-            f"and here it cannot: {error}. Convert them on a Linux machine, or use a revision "
-            "that has safetensors"
+            "pickled weights are converted only where their process can be kept from the network "
+            f"and from other processes, and here it cannot: {error}. Convert them on another Linux "
+            "machine, or use a revision that has safetensors"
         ) from error
     sizes = [Path(source).stat().st_size for source, _ in request["files"]]
     _limit_time_and_files(sum(sizes))

@@ -7,7 +7,6 @@ format, the readers of `engine/` say; the same readers judge again at every star
 from __future__ import annotations
 
 import asyncio
-import re
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -42,8 +41,9 @@ _SAMPLES: tuple[list[dict[str, str]], ...] = (
     ],
 )
 _CARD = "README.md"
-_CARD_HEAD = re.compile(r"---\s*\n(.*?)\n---\s*(\n|$)", re.DOTALL)
+_CARD_FENCE = "---"
 _LONGEST_CARD = 64 * 1024
+_YAML_TEXT = "tag:yaml.org,2002:str"
 
 
 def check_model(
@@ -69,10 +69,10 @@ def check_model(
 
 def licence(root: Path, main: str | None) -> str | None:
     """What a local folder says of its licence: its model card's `license`, else the GGUF's own."""
-    found = _card(root / _CARD).get("license")
-    if not isinstance(found, str) and main:
+    found = _card_licence(root / _CARD)
+    if found is None and main:
         found = gguf.read_header(root / main).text("general.license")
-    return " ".join(found.split())[:200] or None if isinstance(found, str) else None
+    return " ".join(found.split())[:200] or None if found else None
 
 
 def _refuse_strangers(folder: Path, weights: str) -> None:
@@ -171,12 +171,28 @@ def _bad_template(path: Path, why: str) -> WeightsError:
 # -- licence ------------------------------------------------------------------------------------
 
 
-def _card(path: Path) -> dict[str, Any]:
-    """The head of a model card; empty where there is none that can be read."""
+def _card_licence(path: Path) -> str | None:
+    """The `license` in the head of a model card; `None` where none can be read.
+
+    Nothing is made of the YAML but its text: dates need not exist, and references cost nothing.
+    """
     try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            head = _CARD_HEAD.match(file.read(_LONGEST_CARD))
-        content = yaml.safe_load(head[1]) if head else None
-    except (OSError, yaml.YAMLError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
+        node = yaml.compose(_card_head(path), Loader=yaml.SafeLoader)
+    except (OSError, ValueError, OverflowError, yaml.YAMLError, RecursionError):
+        return None
+    found = None
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        if key.value == "license":
+            found = value.value if value.tag == _YAML_TEXT else None
+    return found
+
+
+def _card_head(path: Path) -> str:
+    """What stands between the first two lines of dashes."""
+    if not path.is_file():  # a pipe would never end
+        return ""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        first, *lines = file.read(_LONGEST_CARD).split("\n")
+    fences = (place for place, line in enumerate(lines) if line.rstrip() == _CARD_FENCE)
+    end = next(fences, 0)
+    return "\n".join(lines[:end]) if first.rstrip() == _CARD_FENCE else ""

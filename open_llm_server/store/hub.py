@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+import unicodedata
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
 from urllib.parse import quote
 
-from . import hub_cache, hub_errors, hub_http
+from ..errors import WeightsError
+from . import hub_cache, hub_errors, hub_http, hub_work
 from .durable import discard
 from .hub_file import Download, RemoteFile
 from .hub_http import Offline, Patience, Refused, Transient
@@ -27,12 +27,8 @@ from .progress import Meter
 
 __all__ = ["Remote", "RemoteFile", "already", "describe", "fetch"]
 
-AT_ONCE = 4
-"""Files that are fetched at the same time."""
 PARTS = ".parts"
 """The folder of what is not whole yet, in the folder that is filled."""
-LEAVING_S = 1.0
-"""For which threads that were told to stop are waited for."""
 
 
 def fetch(
@@ -43,13 +39,17 @@ def fetch(
     *,
     patience: Patience | None = None,
 ) -> list[FileRecord]:
-    """Makes `folder` hold exactly `files` of `remote`, each proven by the hub's hash.
+    """Makes `folder` hold exactly `files` of `remote`, each proven by the hash that the hub lists.
 
-    What an earlier try left in `folder` is gone on with; what else is there is removed. Returns
-    records in the order of `files`. Raises HubUnavailable if the hub falls silent or gives other
-    bytes than it lists; WeightsError if it no longer has them or sends on to where nobody should
-    follow; OSError where `folder` cannot be written. What came so far stays for the next try.
+    A hub that lists none is believed, and what it sent is recorded as not checked.
+    What an earlier try left in `folder` is gone on with, where a hash tells it from all others;
+    what else is there is removed. Returns records in the order of `files`. Raises HubUnavailable
+    if the hub falls silent; DamagedDownload if it gives other bytes than it lists; WeightsError if
+    it no longer has them or sends on to where nobody should follow; OSError where `folder` cannot
+    be written; and, in about a second, what the meter's listener raises. What came so far stays
+    for the next try.
     """
+    _check_paths(remote, files)
     parts = _sweep(folder, files)
     hub_cache.take(remote.id, files, parts, meter)
     total = sum(file.bytes for file in files)
@@ -69,36 +69,50 @@ def fetch(
         for file in sorted(files, key=lambda file: -file.bytes)
     ]
     try:
-        records = {r.path: r for r in _at_once([way.run for way in ways], cancelled)}
+        records = {r.path: r for r in hub_work.each([way.run for way in ways], meter, cancelled)}
     except Offline as error:
         raise hub_errors.offline(remote.id) from error
     except Transient as error:
         raise hub_errors.unavailable(remote.id, error, already(files, folder), total) from error
     except Refused as error:
-        raise hub_errors.refused(remote.id, remote.commit, error) from error
+        why = partial(hub_errors.refused, remote.id, remote.commit, error)
+        raise hub_work.heard(why, meter) from error
     shutil.rmtree(parts)
     return [records[file.path] for file in files]
 
 
 def already(files: Sequence[RemoteFile], folder: Path) -> int:
     """Bytes of `files` that an earlier try left in `folder`, and that need not be fetched again."""
-    return sum(_size(folder / file.path) or _size(folder / PARTS / file.part) for file in files)
+    known = [file for file in files if file.known]
+    return sum(_size(folder / file.path) or _size(folder / PARTS / file.part) for file in known)
 
 
 def _size(path: Path) -> int:
     return path.lstat().st_size if path.is_file() and not path.is_symlink() else 0
 
 
+def _check_paths(remote: Remote, files: Sequence[RemoteFile]) -> None:
+    """Raises WeightsError for a file that would be taken for a part, and removed with them."""
+    for file in files:
+        top = unicodedata.normalize("NFC", file.path.partition("/")[0]).casefold()
+        if top == PARTS:
+            raise WeightsError(
+                f"{remote.id} lists {file.path!r}, and {PARTS} is the folder of what is not whole "
+                "yet; nothing was fetched. Take another model, or ask its publisher to rename it"
+            )
+
+
 def _sweep(folder: Path, files: Sequence[RemoteFile]) -> Path:
-    """Leaves only parts of `files` in `folder`: whole files are parts with nothing missing. Returns
-    the folder of the parts."""
+    """Leaves only parts of `files` in `folder`, of those that their hashes tell from others: whole
+    files are parts with nothing missing. Returns the folder of the parts."""
+    known = [file for file in files if file.known]
     parts = folder / PARTS
     parts.mkdir(parents=True, exist_ok=True)
-    for file in files:
+    for file in known:
         path = folder / file.path
         if path.is_file() and not path.is_symlink():
             path.replace(parts / file.part)
-    wanted = {file.part: file.bytes for file in files}
+    wanted = {file.part: file.bytes for file in known}
     for path in [*folder.iterdir(), *parts.iterdir()]:
         if path != parts and not _may_go_on(path, wanted.get(path.name)):
             discard(path)
@@ -112,37 +126,3 @@ def _may_go_on(path: Path, size: int | None) -> bool:
         return False
     facts = path.stat()
     return facts.st_size == size or (facts.st_size < size and facts.st_nlink == 1)
-
-
-def _at_once(
-    jobs: Sequence[Callable[[], FileRecord]], cancelled: threading.Event
-) -> Iterator[FileRecord]:
-    """What the jobs return, as they are done, a few at a time. The first error ends all."""
-    waiting = deque(jobs)
-    outcomes: SimpleQueue[FileRecord | BaseException] = SimpleQueue()
-
-    def work() -> None:
-        while not cancelled.is_set():
-            try:
-                job = waiting.popleft()
-            except IndexError:
-                return
-            try:
-                outcomes.put(job())
-            except BaseException as error:  # raised again where the outcomes are read
-                outcomes.put(error)
-
-    # Daemons, so that one that waits for a silent hub keeps no process from ending.
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(AT_ONCE, len(jobs)))]
-    for thread in threads:
-        thread.start()
-    try:
-        for _ in jobs:
-            outcome = outcomes.get()
-            if isinstance(outcome, BaseException):
-                raise outcome
-            yield outcome
-    finally:
-        cancelled.set()
-        for thread in threads:
-            thread.join(LEAVING_S / len(threads))

@@ -14,7 +14,7 @@ from .hub_http import Patience, Refused, Transient
 
 _FEW = 3
 _LARGEST_ANSWER = 1024**2
-_QUICK = Patience(stall_s=5.0, connect_s=5.0)
+_QUICK = Patience(stall_s=5.0, slow_s=10.0, connect_s=5.0)
 
 
 def offline(location: str) -> WeightsError:
@@ -112,6 +112,6 @@ def _ask(path: str) -> Any:
     """The hub's answer to a question that may stay without one."""
     try:
         with hub_http.get(hub_http.endpoint() + path, _QUICK) as response:
-            return json.loads(hub_http.read(response, _LARGEST_ANSWER))
+            return json.loads(hub_http.read(response, _LARGEST_ANSWER, _QUICK))
     except (WeightsError, Transient, Refused, hub_http.Offline, ValueError, RecursionError):
         return None

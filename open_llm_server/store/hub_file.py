@@ -15,7 +15,7 @@ from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import HubUnavailable
+from ..errors import DamagedDownload
 from . import hub_http
 from .hub_http import Patience, Transient
 from .manifest import FileRecord
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 BUFFER = 1024**2
 LARGEST_REQUEST = 16 * 1024**3
 """Bytes asked for at once; hubs' other hosts do not give more than 50 GB in one answer."""
-_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+_RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)")
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,12 @@ class RemoteFile:
     """Of large files, which the hub keeps outside of git."""
     git_sha1: str | None
     """Of all others: the hash of git's blob."""
+
+    @property
+    def known(self) -> bool:
+        """Whether a hash tells it from all others; without one, what an earlier try left may be of
+        another commit."""
+        return self.sha256 is not None or self.git_sha1 is not None
 
     @property
     def part(self) -> str:
@@ -80,7 +86,7 @@ class Download:
     _have: int = 0
 
     def run(self) -> FileRecord:
-        """Raises HubUnavailable if wrong bytes came twice; Transient if none came for too long,
+        """Raises DamagedDownload if wrong bytes came twice; Transient if none came for too long,
         Refused, Offline, Cancelled or OSError, which leave the part as it is."""
         try:
             hashes = self._fetch()
@@ -88,20 +94,19 @@ class Download:
             hashes = self._fetch_again()
         self.target.parent.mkdir(parents=True, exist_ok=True)
         self.part.replace(self.target)
-        known = self.file.sha256 or self.file.git_sha1
         return FileRecord(
             path=self.file.path,
             bytes=self.file.bytes,
             sha256=hashes.sha256.hexdigest(),
             mtime_ns=self.target.stat().st_mtime_ns,
-            checked="hub" if known else "none",
+            checked="hub" if self.file.known else "none",
         )
 
     def _fetch_again(self) -> _Hashes:
         try:
             return self._fetch()
         except Wrong as error:
-            raise HubUnavailable(
+            raise DamagedDownload(
                 f"{self.file.path} from {hub_http.host(self.url)} is not the file that the hub "
                 f"lists: {error}. So it was twice: the hub, or something on the way, has a damaged "
                 "copy. Try again later, or import another revision"
@@ -138,12 +143,14 @@ class Download:
         """Adds to the part what one request brings."""
         self._go_on()
         whole, start = self.file.bytes, self._have
+        if start >= whole:  # the last request failed behind the last byte
+            return
         stop = start + LARGEST_REQUEST if whole - start > LARGEST_REQUEST else None
         with hub_http.get(self.url, self.patience, start=start, stop=stop) as response:
             if start and response.status_code == 200:  # it knows no ranges
                 self._empty(part, hashes)
             self._check_header(response)
-            for piece in response.iter_raw():
+            for piece in hub_http.pieces(response, self.patience):
                 self._go_on()
                 self._add(piece, part, hashes)
         if self._have <= start:
@@ -159,7 +166,7 @@ class Download:
             span = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
             if not span or int(span[1]) != self._have or span[2] not in ("*", str(whole)):
                 raise Wrong("it sent another part of it than was asked for")
-        elif length.isdecimal() and int(length) != whole:
+        elif length.isdecimal() and length.lstrip("0") != str(whole).lstrip("0"):
             raise Wrong(f"it has {length} bytes, not {whole}")
 
     def _add(self, piece: bytes, part: FileIO, hashes: _Hashes) -> None:

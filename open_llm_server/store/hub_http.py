@@ -11,14 +11,16 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 from .. import __version__
 from ..errors import ConfigurationError, WeightsError
+from . import hub_work
 
 if TYPE_CHECKING:
     import httpx2
@@ -36,9 +38,12 @@ class Patience:
 
     stall_s: float = 30.0
     """Without one byte."""
+    slow_s: float = 120.0
+    """With fewer than `least_rate` bytes a second; also for the head of an answer."""
+    least_rate: int = 1024
     connect_s: float = 10.0
     tries: int = 6
-    """In a row, of which none brought a byte."""
+    """In a row, of which none brought a byte, or few for the time they took."""
     first_wait_s: float = 1.0
     """After the first; each further wait is twice as long."""
     longest_wait_s: float = 30.0
@@ -47,11 +52,14 @@ class Patience:
 
     @classmethod
     def usual(cls) -> Patience:
-        """With HF_HUB_DOWNLOAD_TIMEOUT in place of `stall_s`, if that is set."""
+        """With HF_HUB_DOWNLOAD_TIMEOUT in place of `stall_s`, if that is set; `slow_s` is no
+        shorter."""
         from huggingface_hub import constants
 
         told = constants.HF_HUB_DOWNLOAD_TIMEOUT
-        return cls() if told == constants.DEFAULT_DOWNLOAD_TIMEOUT else cls(stall_s=told)
+        if told == constants.DEFAULT_DOWNLOAD_TIMEOUT:
+            return cls()
+        return cls(stall_s=told, slow_s=max(cls.slow_s, told))
 
 
 class Transient(Exception):
@@ -79,12 +87,21 @@ class Cancelled(Exception):
 
 
 def endpoint() -> str:
-    """The hub's address. May hold a password: see `shown`."""
+    """The hub's address. May hold a password: see `shown`. Raises ConfigurationError."""
     from huggingface_hub import constants
 
     url = str(constants.ENDPOINT).rstrip("/")
-    if urlsplit(url).scheme not in _PORTS:
-        raise ConfigurationError(f"HF_ENDPOINT={url!r} is not an http:// or https:// address")
+    try:
+        scheme, name, _ = _origin(url)
+    except ValueError:
+        scheme = name = ""
+    if scheme not in _PORTS or not name:
+        # Not by `shown`: what is no address has its password anywhere before the host.
+        rest = re.split(r"[?#]", url.rpartition("@")[2])[0]
+        raise ConfigurationError(
+            f"HF_ENDPOINT ({rest!r}, without name and password) is not an http:// or https:// "
+            "address; set it to one, or unset it"
+        )
     return url
 
 
@@ -120,8 +137,8 @@ def get(
 ) -> Iterator[httpx2.Response]:
     """Bytes from `start` to before `stop` of what lies at `url` of the hub, or behind redirects.
 
-    Gives the response with its body unread, of status 200, 206 or 416. Raises Transient, Refused,
-    Offline, and WeightsError for redirects that are not followed.
+    Gives the response with its body unread (see `pieces`), of status 200, 206 or 416. Raises
+    Transient, Refused, Offline, and WeightsError for redirects that are not followed.
     """
     import httpx2
     from huggingface_hub import constants, get_session
@@ -137,9 +154,9 @@ def get(
     timeout = httpx2.Timeout(patience.stall_s, connect=patience.connect_s)
     try:
         for _ in range(MOST_HOPS):
-            with get_session().stream(
-                "GET", url, headers=headers, timeout=timeout, follow_redirects=False
-            ) as response:
+            session = get_session()
+            request = session.build_request("GET", url, headers=headers, timeout=timeout)
+            with closing(_head(session, request, patience)) as response:
                 if not response.has_redirect_location:
                     _check(response, url)
                     yield response
@@ -159,10 +176,43 @@ def get(
     )
 
 
-def read(response: httpx2.Response, most: int) -> bytes:
-    """A whole body. Raises WeightsError if it is longer than `most` bytes."""
+def _head(session: httpx2.Client, request: httpx2.Request, patience: Patience) -> httpx2.Response:
+    """The response, of which only the head was read. Each byte of it may come in time, and the
+    whole of it never: that is Transient."""
+    limit_s = max(patience.slow_s, patience.connect_s + patience.stall_s)
+    send = partial(session.send, request, stream=True, follow_redirects=False)
+    try:
+        return hub_work.within(send, limit_s, late=lambda response: response.close())
+    except hub_work.Late:
+        raise Transient(f"{host(str(request.url))} does not come to an answer") from None
+
+
+def pieces(response: httpx2.Response, patience: Patience) -> Iterator[bytes]:
+    """The body as it comes. Raises Transient if that is too slow."""
+    raw, waited_s, come = response.iter_raw(), 0.0, 0
+    while True:
+        asked_at = time.monotonic()
+        piece = next(raw, None)
+        if piece is None:
+            return
+        # What is done with a piece is not the hub's time.
+        waited_s += time.monotonic() - asked_at
+        come += len(piece)
+        yield piece
+        if waited_s >= patience.slow_s:
+            if come < patience.least_rate * waited_s:
+                raise Transient(
+                    f"{host(str(response.url))} sends less than {patience.least_rate} bytes a "
+                    "second"
+                )
+            waited_s, come = 0.0, 0
+
+
+def read(response: httpx2.Response, most: int, patience: Patience) -> bytes:
+    """A whole body. Raises WeightsError if it is longer than `most` bytes, Transient if it comes
+    too slowly."""
     body = bytearray()
-    for piece in response.iter_raw():
+    for piece in pieces(response, patience):
         body += piece
         if len(body) > most:
             raise WeightsError(
@@ -202,15 +252,18 @@ def insist(
 ) -> T:
     """The outcome of `attempt`, tried again as long as it is Transient and patience lasts.
 
-    `done` says how far it is: patience begins anew when a try got further. Raises Transient when
-    it gives up, Cancelled, and whatever else `attempt` raises.
+    `done` says how far it is, in bytes: patience begins anew when a try got further, unless all
+    tries together were too slow. Raises Transient when it gives up, Cancelled, and whatever else
+    `attempt` raises.
     """
     cancelled, failures, reached = cancelled or threading.Event(), 0, done()
+    pace = _Pace(patience, reached)
     while True:
         try:
             return attempt()
         except Transient as error:
-            failures = 1 if done() > reached else failures + 1
+            further = pace.kept(done()) and done() > reached
+            failures = 1 if further else failures + 1
             reached = max(reached, done())
             wait_s = min(patience.first_wait_s * 2 ** (failures - 1), patience.longest_wait_s)
             if failures >= patience.tries or (error.wait_s or 0) > patience.longest_order_s:
@@ -218,6 +271,23 @@ def insist(
             wait_s = max(wait_s, error.wait_s or 0)
         if cancelled.wait(wait_s):
             raise Cancelled
+
+
+class _Pace:
+    """Whether tries that get further do so fast enough: from one that was, to the next that is."""
+
+    def __init__(self, patience: Patience, done: int) -> None:
+        self._patience, self._since, self._known = patience, time.monotonic(), done
+
+    def kept(self, done: int) -> bool:
+        now = time.monotonic()
+        spent_s = now - self._since
+        if spent_s < self._patience.slow_s:
+            return True
+        if done - self._known < self._patience.least_rate * spent_s:
+            return False
+        self._since, self._known = now, done
+        return True
 
 
 def _origin(url: str) -> tuple[str, str, int]:

@@ -6,6 +6,7 @@ Owns the form of the hub's answer, of which nothing is believed that was not che
 from __future__ import annotations
 
 import re
+import threading
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any
@@ -14,10 +15,11 @@ from urllib.parse import quote
 from pydantic import BaseModel, Field, StringConstraints, ValidationError
 
 from ..errors import WeightsError
-from . import hub_cache, hub_errors, hub_http
+from . import hub_cache, hub_errors, hub_http, hub_work
 from .hub_file import RemoteFile
 from .hub_http import Offline, Patience, Refused, Transient
 from .hub_names import check_names
+from .progress import Meter
 
 QUESTIONS = 3
 """How often the hub is asked: somebody waits for the answer, and no bytes are lost without it."""
@@ -60,17 +62,33 @@ class _Answer(BaseModel):
     cardData: Any = None
 
 
-def describe(location: str, revision: str | None, *, patience: Patience | None = None) -> Remote:
+def describe(
+    location: str,
+    revision: str | None,
+    *,
+    patience: Patience | None = None,
+    meter: Meter | None = None,
+) -> Remote:
     """What the hub has under the id `location` at `revision` (`None`: its main branch).
 
     With HF_HUB_OFFLINE, what huggingface_hub's own cache here has of it. Raises WeightsError if
     there is no such thing, it is not for this person, or a file's name cannot be one here;
-    HubUnavailable if the hub does not answer.
+    HubUnavailable if the hub does not answer; what the listener of `meter` raises, which is called
+    while the hub is waited for.
     """
     _check_id(location)
     patience = patience or replace(Patience.usual(), tries=QUESTIONS)
+    cancelled = threading.Event()
+    ask = partial(_describe, location, revision, patience, cancelled)
+    return hub_work.heard(ask, meter or Meter(), cancelled)
+
+
+def _describe(
+    location: str, revision: str | None, patience: Patience, cancelled: threading.Event
+) -> Remote:
+    ask = partial(_ask, location, revision, patience)
     try:
-        text = hub_http.insist(partial(_ask, location, revision, patience), patience)
+        text = hub_http.insist(ask, patience, cancelled=cancelled)
     except Offline as error:
         found = hub_cache.snapshot(location, revision)
         if found is None:
@@ -98,7 +116,7 @@ def describe(location: str, revision: str | None, *, patience: Patience | None =
 def _ask(location: str, revision: str | None, patience: Patience) -> bytes:
     path = f"/api/models/{location}" + (f"/revision/{quote(revision, safe='')}" if revision else "")
     with hub_http.get(f"{hub_http.endpoint()}{path}?blobs=true", patience) as response:
-        return hub_http.read(response, LARGEST_LISTING)
+        return hub_http.read(response, LARGEST_LISTING, patience)
 
 
 def _remote(id: str, commit: str, files: list[RemoteFile], *, licence: str | None) -> Remote:

@@ -7,14 +7,11 @@ step is a file of its own.
 from __future__ import annotations
 
 import hashlib
-import json
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 from .. import __version__
 from ..config.merge import resolve_model
@@ -22,58 +19,19 @@ from ..config.models import ModelSpec, Source
 from ..config.resolved import ModelPlan
 from ..config.stored import look_up
 from ..config.weights import WeightsKind
-from ..errors import ConfigurationError, StartError
+from ..errors import ConfigurationError, WeightsError
 from ..registry import load_family
-from . import catalog, choose, convert, gate, hub, local, quantise
+from . import catalog, choose, convert, gate, hub, local, present, quantise
+from .import_words import naming, naming_files, naming_others
 from .manifest import Entry, FileRecord, Manifest, Quantised
-from .places import Tag, slug
 from .progress import Listener, Meter
 from .stage import Stage, stage
+from .wish import Wish
 
 if TYPE_CHECKING:
     from ..runnable import LLMRunnable
 
-_COMMIT_SHOWN = 12
-_FILE_SHOWN = 8
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What shall be in the store."""
-
-    name: str | None
-    """What the person calls it; `None`: as its source is called."""
-    source: Source
-    """A hub id, or an absolute path."""
-    family: type[LLMRunnable]
-    weights: Literal["gguf", "folder"]
-    scheme: str | None = None
-    """How to quantise it."""
-    convert: bool = False
-    """Whether pickled weights may be converted."""
-
-    @property
-    def key(self) -> str:
-        """The same for every try of the same import."""
-        about = [self.source.kind, self.source.location, self.source.file, self.scheme]
-        digest = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:_COMMIT_SHOWN]
-        return f"{slug(self._called)[:40].rstrip('-._')}-{digest}"
-
-    @property
-    def _called(self) -> str:
-        if self.name:
-            return self.name
-        if self.source.kind == "hub":
-            return self.source.location
-        return Path(self.source.file or self.source.location).stem
-
-    def tag(self, version: str) -> Tag:
-        parts = [version[:_COMMIT_SHOWN]]
-        if self.source.kind == "hub" and self.source.file:
-            parts.append(hashlib.sha256(self.source.file.encode()).hexdigest()[:_FILE_SHOWN])
-        if self.scheme:
-            parts.append(self.scheme)
-        return Tag(slug(self._called), "-".join(parts))
+_GGUF = ".gguf"
 
 
 @dataclass(frozen=True)
@@ -122,10 +80,20 @@ def ensure(plan: ModelPlan, listener: Listener | None = None) -> ModelPlan:
     if not plan.missing:
         return plan
     family = load_family(plan)
-    path = look_up(plan.source, family.weights_of(plan.config))
+    path = look_up(plan.source, family.weights_of(plan.config), plan.name)
     if path is None:
         path = _bring_in(_wish(plan), Meter(listener)).path
     return plan.model_copy(update={"stored": str(path)})
+
+
+def refuse_offline(plan: ModelPlan) -> None:
+    """Raises WeightsError where HF_HUB_OFFLINE forbids to fetch what `plan` lacks. Touches no
+    network."""
+    if plan.missing and present.is_offline():
+        wish = _wish(plan)
+        with naming(wish), naming_others(wish):
+            if present.unasked(wish) is None:
+                hub.describe(wish.source.location, wish.source.revision)
 
 
 def _wish(
@@ -175,55 +143,63 @@ def _refuse_scheme(scheme: str, family: type[LLMRunnable], weights: WeightsKind)
         )
 
 
-@contextmanager
-def _naming(wish: Wish) -> Iterator[None]:
-    """Commands in errors of the store say FAMILY@LOCATION, because no part of it knows families."""
-    place = re.compile(rf"FAMILY@{re.escape(wish.source.location)}(?![\w#:/])")
-    try:
-        yield
-    except StartError as error:
-        whole = place.sub(lambda _: f"{wish.family.name}@{wish.source}", error.message)
-        error.message = whole.replace("FAMILY@", f"{wish.family.name}@")
-        error.args = (error.message,)
-        raise
-
-
 def _bring_in(wish: Wish, meter: Meter) -> Entry:
-    with _naming(wish):
-        return _import(wish, meter)
-
-
-def _import(wish: Wish, meter: Meter) -> Entry:
     meter.begin("resolving", note=str(wish.source))
-    remote = hub.describe(wish.source.location, wish.source.revision) if _is_remote(wish) else None
-    there = remote and _there(wish, remote.commit)
-    if there:
-        return there
+    with naming(wish):
+        return _from_hub(wish, meter) if wish.is_remote else _from_here(wish, meter)
+
+
+def _from_here(wish: Wish, meter: Meter) -> Entry:
     with stage(wish.key, meter=meter) as staged:
-        # Whoever held the stage before may have brought it meanwhile.
-        there = remote and _there(wish, remote.commit)
-        if there:
-            return there
-        brought = _fetch(wish, remote, staged, meter) if remote else _copy(wish, staged, meter)
+        brought = _copy(wish, staged, meter)
         return staged.publish(_finish(wish, brought, staged.folder, meter))
 
 
-def _is_remote(wish: Wish) -> bool:
-    return wish.source.kind == "hub"
+def _from_hub(wish: Wish, meter: Meter) -> Entry:
+    remote, entry = None, present.unasked(wish)
+    if entry:
+        commit = entry.manifest.commit or ""
+    else:
+        with naming_others(wish):
+            remote = hub.describe(wish.source.location, wish.source.revision, meter=meter)
+        commit = remote.commit
+        entry = present.of_commit(wish, commit)
+    if entry and present.is_called(wish, entry):
+        return present.note(wish, entry)
+    catalog.refuse_newer(wish.tag(commit))
+    with stage(wish.key, meter=meter) as staged:
+        # Whoever held the stage before may have brought it meanwhile.
+        entry = present.of_commit(wish, commit)
+        if entry and present.is_called(wish, entry):
+            return present.note(wish, entry)
+        if entry:
+            return staged.publish(_renamed(wish, entry, staged, meter))
+        if remote is None:
+            raise WeightsError(f"{wish.source} was removed meanwhile; import it again")
+        brought = _fetch(wish, remote, staged, meter)
+        return staged.publish(_finish(wish, brought, staged.folder, meter))
 
 
-def _there(wish: Wish, commit: str) -> Entry | None:
-    """The same import, done before and unchanged since."""
-    for entry in catalog.entries():
-        known = entry.manifest
-        same = (known.kind, known.location, known.file, known.commit, known.weights) == (
-            *("hub", wish.source.location, wish.source.file),
-            *(commit, wish.weights),
-        )
-        scheme = known.quantised.scheme if known.quantised else None
-        if same and scheme == wish.scheme and catalog.untouched(entry) is None:
-            return entry
-    return None
+def _renamed(wish: Wish, entry: Entry, staged: Stage, meter: Meter) -> Manifest:
+    """The same as `entry` under the name that is wished for."""
+    known = entry.manifest
+    records = present.again(entry, staged, meter)
+    meter.begin("checking", note=wish.source.label)
+    with naming_files(wish, staged.folder):
+        gate.check_model(staged.folder, weights=wish.weights, main=known.main, family=wish.family)
+    meter.begin("finishing")
+    return known.model_copy(
+        update={
+            "tag": str(wish.tag(known.commit or _digest(records))),
+            "family": wish.family.name,
+            "file": wish.source.file,
+            "revision": wish.source.revision,
+            "asked_since": {},
+            "imported_at": datetime.now(timezone.utc),
+            "files": tuple(records),
+            "server": __version__,
+        }
+    )
 
 
 def _fetch(wish: Wish, remote: hub.Remote, staged: Stage, meter: Meter) -> _Brought:
@@ -233,8 +209,14 @@ def _fetch(wish: Wish, remote: hub.Remote, staged: Stage, meter: Meter) -> _Brou
     )
     files = [known[path] for path in chosen.files]
     total = sum(file.bytes for file in files)
-    staged.reserve(_room(wish, chosen, total, fresh=total))
-    records = hub.fetch(remote, files, staged.folder, meter)
+    records = None
+    if holder := present.holder(remote, files):
+        fresh = local.bytes_to_copy(holder.folder, chosen.files, staged.folder)
+        staged.reserve(_room(wish, chosen, total, fresh=fresh))
+        records = present.taken(holder, files, staged, meter)
+    if records is None:
+        staged.reserve(_room(wish, chosen, total, fresh=total))
+        records = hub.fetch(remote, files, staged.folder, meter)
     return _Brought(chosen, records, remote.commit, remote.licence)
 
 
@@ -243,12 +225,23 @@ def _copy(wish: Wish, staged: Stage, meter: Meter) -> _Brought:
     root = path.parent if path.is_file() else path
     names = local.names(root)
     file = path.name if path.is_file() else wish.source.file
-    chosen = choose.choose(names, wish.weights, file=file, where=str(path), convert=wish.convert)
-    total = sum((root / name).stat().st_size for name in chosen.files)
+    if odd := path.is_file() and path.suffix != _GGUF:  # a person says that it is one
+        chosen = choose.Chosen((path.name,), path.name, pickled=False)
+    else:
+        chosen = choose.choose(
+            names, wish.weights, file=file, where=str(path), convert=wish.convert
+        )
+    total = local.bytes_of(root, chosen.files)
     fresh = local.bytes_to_copy(root, chosen.files, staged.folder)
     staged.reserve(_room(wish, chosen, total, fresh=fresh))
     records = local.bring(root, chosen.files, staged.folder, meter)
-    return _Brought(chosen, records, None, gate.licence(root, chosen.main))
+    licence = gate.licence(root, chosen.main)
+    if odd:
+        name = path.name + _GGUF
+        (staged.folder / path.name).rename(staged.folder / name)
+        chosen = choose.Chosen((name,), name, pickled=False)
+        records = [record.model_copy(update={"path": name}) for record in records]
+    return _Brought(chosen, records, None, licence)
 
 
 def _room(wish: Wish, chosen: choose.Chosen, total: int, *, fresh: int) -> int:
@@ -262,28 +255,29 @@ def _room(wish: Wish, chosen: choose.Chosen, total: int, *, fresh: int) -> int:
 def _finish(wish: Wish, brought: _Brought, folder: Path, meter: Meter) -> Manifest:
     """Makes of what was brought what will be loaded, and checks it."""
     main, records = brought.chosen.main, brought.records
-    if brought.chosen.pickled:
-        convert.convert(folder, meter)
-        records = local.records(folder, meter)
-    meter.begin("checking", note=wish.source.label)
-    gate.check_model(folder, weights=wish.weights, main=main, family=wish.family)
     quantised: Quantised | None = None
-    if wish.scheme:
-        main, records, quantised = quantise.quantise(
-            folder,
-            weights=wish.weights,
-            main=main,
-            scheme=wish.scheme,
-            family=wish.family.name,
-            records=records,
-            meter=meter,
-        )
+    with naming_files(wish, folder):
+        if brought.chosen.pickled:
+            convert.convert(folder, meter)
+            records = local.records(folder, meter)
+        meter.begin("checking", note=wish.source.label)
+        gate.check_model(folder, weights=wish.weights, main=main, family=wish.family)
+        if wish.scheme:
+            main, records, quantised = quantise.quantise(
+                folder,
+                weights=wish.weights,
+                main=main,
+                scheme=wish.scheme,
+                family=wish.family.name,
+                records=records,
+                meter=meter,
+            )
     meter.begin("finishing")
     return Manifest(
         tag=str(wish.tag(brought.commit or _digest(records))),
         family=wish.family.name,
         weights=wish.weights,
-        kind="hub" if _is_remote(wish) else "path",
+        kind="hub" if wish.is_remote else "path",
         location=wish.source.location,
         file=wish.source.file,
         main=main,

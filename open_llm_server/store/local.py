@@ -48,6 +48,11 @@ def names(root: Path) -> list[str]:
     return found
 
 
+def bytes_of(root: Path, names: Sequence[str]) -> int:
+    """Bytes of the files together. Raises WeightsError for those that `bring` would refuse."""
+    return sum(_Source(root, name).facts.st_size for name in names)
+
+
 def bytes_to_copy(root: Path, names: Sequence[str], folder: Path) -> int:
     """Bytes that `bring` will write: of files that cannot share their data. Raises WeightsError."""
     sources = [_Source(root, name) for name in names]

@@ -24,6 +24,8 @@ EVERY_S = 0.1
 """Between two events of one phase."""
 WINDOW_S = 10.0
 """Time over which the rate is taken."""
+SETTLED_S = 1.0
+"""From which on a rate says something: the first bytes come from buffers."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ class Meter:
             self._tell(at_once=True)
 
     def add(self, count: int, *, note: str | None = None) -> None:
-        """`count` more are done; negative where something has to be done again."""
+        """`count` more are done; negative where something has to be done again, 0 where the
+        listener is only to hear that the wait goes on, and may end it."""
         with self._lock:
             self._done += count
             self._note = self._note if note is None else note
@@ -80,7 +83,7 @@ class Meter:
         while len(self._marks) > 2 and now - self._marks[0][0] > WINDOW_S:
             self._marks.popleft()
         (then, before), rate, eta_s = self._marks[0], None, None
-        if now > then and self._done > before:
+        if now - then >= SETTLED_S and self._done > before:
             rate = (self._done - before) / (now - then)
             eta_s = None if self._total is None else max(0, self._total - self._done) / rate
         self._listener(Progress(self._phase, self._done, self._total, self._note, rate, eta_s))

@@ -175,5 +175,6 @@ def _facts(
         perplexity_after=told["after"],
         text=told["text"],
         speed=told.get("gain"),
+        speed_of=told.get("dtype"),
         processor=processor_name() if "gain" in told else None,
     )

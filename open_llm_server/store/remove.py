@@ -16,8 +16,9 @@ from uuid import uuid4
 
 from ..errors import WeightsError
 from . import catalog, places, space
+from . import manifest as manifests
 from .durable import discard, make_folder, sync_folder
-from .latest import point_latest
+from .latest import point_latest, repair_latest
 from .locking import STORE, held, held_if_free
 from .manifest import Entry
 
@@ -49,6 +50,8 @@ def remove(what: Entry | Path) -> None:
         raise WeightsError(
             f"{folder} is not in the store; `open-llm-server models list --local` shows what is"
         )
+    if manifests.is_newer(folder):
+        raise WeightsError(manifests.newer_words(folder))
     with space.explained(places.models()):
         make_folders()
         with held(STORE):
@@ -74,6 +77,8 @@ def leftovers() -> list[Leftover]:
 def prune(chosen: Sequence[Leftover] | None = None) -> list[Leftover]:
     """Removes `chosen`, or all leftovers; returns what is gone. Raises WeightsError."""
     gone: list[Leftover] = []
+    with space.explained(places.models()):
+        repair_latest()
     chosen = leftovers() if chosen is None else chosen
     if not chosen:
         return gone
@@ -149,16 +154,24 @@ def _drop_replaced(folder: Path) -> bool:
 
 
 def _replaced() -> Iterator[Entry]:
-    """Imports of the same as a newer one, under the same name. Revisions that were asked for by
-    name each count by themselves."""
-    seen = set()
-    for entry in catalog.entries():
-        known = entry.manifest
-        scheme = known.quantised.scheme if known.quantised else None
-        origin = (known.kind, known.location, known.file, known.revision, scheme, entry.tag.name)
-        if origin in seen:
-            yield entry
-        seen.add(origin)
+    """Imports of the same as a newer one, under the same name. Each revision that led to one counts
+    by itself: what is the newest of any stays."""
+    newest: dict[tuple[str | None, ...], tuple[float, Entry]] = {}
+    every = catalog.entries()
+    for entry in every:
+        for origin, asked in _origins(entry).items():
+            if origin not in newest or asked > newest[origin][0]:
+                newest[origin] = asked, entry
+    needed = {entry.folder for _, entry in newest.values()}
+    yield from (entry for entry in every if entry.folder not in needed)
+
+
+def _origins(entry: Entry) -> dict[tuple[str | None, ...], float]:
+    """What `entry` answers to, and since when."""
+    known = entry.manifest
+    scheme = known.quantised.scheme if known.quantised else None
+    what = (known.kind, known.location, known.file, scheme, entry.tag.name)
+    return {(*what, revision): when.timestamp() for revision, when in known.asked.items()}
 
 
 def _is_free(name: str) -> bool:

@@ -43,7 +43,7 @@ def require(folder: Path, needed: int) -> None:
     """Raises InsufficientSpace where `needed` more bytes do not fit."""
     available = free(folder)
     if needed > available:
-        raise _too_full(folder, needed, available)
+        raise _too_full(needed, available)
 
 
 @contextmanager
@@ -57,7 +57,7 @@ def explained(folder: Path, needed: Callable[[], int | None] = lambda: None) -> 
         yield
     except OSError as error:
         if error.errno in _FULL:
-            raise _too_full(folder, needed(), free(folder), error) from error
+            raise _too_full(needed(), free(folder), error) from error
         if error.errno == errno.EFBIG:
             raise WeightsError(
                 f"the file system of {folder} takes no files of this size, or a limit forbids "
@@ -90,12 +90,18 @@ def _where(error: OSError) -> str:
 
 
 def _too_full(
-    folder: Path, needed: int | None, available: int, error: OSError | None = None
+    needed: int | None, available: int, error: OSError | None = None
 ) -> InsufficientSpace:
     needs = "more than that" if needed is None else f"{_size(needed)}"
-    what = f"{folder} has {_size(available)} free, and the import needs {needs}"
+    what = (
+        f"the disk of BENTOML_HOME ({bentoml_home()}) has {_size(available)} free, and the import "
+        f"needs {needs}"
+    )
     if error is not None and error.errno == errno.EDQUOT:
-        what = f"the disk quota of {folder} is used up, and the import needs {needs}"
+        what = (
+            f"the disk quota of BENTOML_HOME ({bentoml_home()}) is used up, and the import needs "
+            f"{needs}"
+        )
     return InsufficientSpace(
         f"{what}; make room (`open-llm-server models prune` removes leftovers), or set "
         "BENTOML_HOME to a folder on a larger disk, and import again",

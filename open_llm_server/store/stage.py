@@ -16,11 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..config.folder import bentoml_home
-from ..errors import InsufficientSpace, OpenLLMError, WeightsError
+from ..errors import DamagedDownload, InsufficientSpace, OpenLLMError, WeightsError
 from . import catalog, model_yaml, places, remove, space
 from . import manifest as manifests
-from .durable import discard, make_folder, replace, sync_folder, sync_tree, write
-from .latest import point_latest
+from .amend import rewrite
+from .durable import discard, make_folder, sync_folder, sync_tree, write
+from .latest import point_latest, repair_latest
 from .locking import STORE, held
 from .manifest import Entry, FileRecord, Manifest
 from .places import Tag
@@ -53,19 +54,24 @@ class Stage:
         """Makes the folder the model `manifest.tag`; only the files of the manifest remain.
 
         Where the same files stand under that tag, those stay and get the new manifest; anything
-        else there is replaced. Raises WeightsError where a file is not as the manifest says, and
+        else there is replaced, but what a newer release wrote. The revisions that led to the same
+        before are kept. Raises WeightsError where a file is not as the manifest says, and
         InsufficientSpace.
         """
         tag = Tag.parse(manifest.tag)
+        catalog.refuse_newer(tag)
         whole = self._only_what_belongs(manifest)
         model_yaml.write_model_yaml(self.folder, whole)
         write(self.folder / manifests.NAME, whole.model_dump_json(indent=1))
         sync_tree(self.folder)
         with held(STORE):
-            present = _usable(tag.folder)
-            if present and _contents(present) == _contents(whole):
+            catalog.refuse_newer(tag)
+            present = _readable(tag.folder)
+            whole = _with_revisions(whole, present)
+            if present and _is_usable(tag.folder, present) and _same_files(present, whole):
                 whole = _adopt(tag.folder, present, whole)
             else:
+                write(self.folder / manifests.NAME, whole.model_dump_json(indent=1))
                 _move(self.folder, tag.folder)
             point_latest(tag.name)
         return Entry(tag.folder, whole)
@@ -102,6 +108,7 @@ def stage(key: str, *, meter: Meter) -> Iterator[Stage]:
         remove.make_folders()
         with held(STORE):
             _require_one_file_system()
+        repair_latest()
         remove.sweep(sparing=key)
         with held(key, waiting=_teller(meter)):
             make_folder(staged.folder)
@@ -131,7 +138,8 @@ def _teller(meter: Meter) -> Callable[[], None]:
 def _may_go_on(error: BaseException) -> bool:
     """Whether the next try can use what this one has: what was refused would be refused again."""
     if isinstance(error, OpenLLMError):
-        return error.passes or isinstance(error, InsufficientSpace)
+        # The other files of a damaged download are whole.
+        return error.passes or isinstance(error, InsufficientSpace | DamagedDownload)
     return True
 
 
@@ -173,14 +181,34 @@ def _checked(folder: Path, record: FileRecord) -> FileRecord:
     return record.model_copy(update={"mtime_ns": facts.st_mtime_ns})
 
 
-def _usable(folder: Path) -> Manifest | None:
-    """The manifest of the model in `folder`, if there is a whole one."""
+def _readable(folder: Path) -> Manifest | None:
+    """The manifest in `folder`, if there is one that is not damaged."""
     try:
-        found = manifests.read(folder)
+        return manifests.read(folder)
     except (WeightsError, OSError):
         return None
-    whole = catalog.untouched(Entry(folder, found)) is None
-    return found if whole and (folder / model_yaml.NAME).is_file() else None
+
+
+def _with_revisions(new: Manifest, present: Manifest | None) -> Manifest:
+    """`new`, with the revisions by which the same was asked for before."""
+    if present is None or _origin(present) != _origin(new):
+        return new
+    before = {name: when for name, when in present.asked.items() if name not in new.asked}
+    return new.model_copy(update={"asked_since": {**before, **new.asked_since}})
+
+
+def _origin(manifest: Manifest) -> tuple[str | None, ...]:
+    return manifest.kind, manifest.location, manifest.commit
+
+
+def _is_usable(folder: Path, present: Manifest) -> bool:
+    """Whether a whole model is in `folder`."""
+    whole = catalog.untouched(Entry(folder, present)) is None
+    return whole and (folder / model_yaml.NAME).is_file()
+
+
+def _same_files(one: Manifest, other: Manifest) -> bool:
+    return _contents(one) == _contents(other)
 
 
 def _contents(manifest: Manifest) -> dict[str, str]:
@@ -194,8 +222,7 @@ def _adopt(folder: Path, present: Manifest, new: Manifest) -> Manifest:
         record.model_copy(update={"mtime_ns": times[record.path]}) for record in new.files
     )
     whole = new.model_copy(update={"files": files})
-    text = whole.model_dump_json(indent=1)
-    replace(folder / manifests.NAME, text, spare=places.workshop() / manifests.NAME)
+    rewrite(Entry(folder, present), whole)
     return whole
 
 

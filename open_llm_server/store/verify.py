@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 
 from ..errors import WeightsError
 from . import manifest as manifests
-from . import model_yaml, places
-from .durable import replace
-from .locking import STORE, held
-from .manifest import Entry, FileRecord
+from . import model_yaml
+from .amend import amend
+from .manifest import Entry, FileRecord, Manifest
 from .parallel import Step, each, sha256_of
 from .progress import Meter
 
@@ -20,7 +20,7 @@ def verify(entry: Entry, meter: Meter) -> list[str]:
     Files that are right but have another time, as after copying the store, get that time into the
     manifest, so that `catalog.untouched` takes them again.
     """
-    known = entry.manifest
+    known, times = entry.manifest, _times(entry)
     meter.begin("checking", known.bytes, note=str(entry.tag))
     faults = [
         fault
@@ -37,7 +37,7 @@ def verify(entry: Entry, meter: Meter) -> list[str]:
     if model_yaml.NAME not in there:
         faults.append(f"{model_yaml.NAME}: missing")
     if not faults:
-        _note_times(entry)
+        _note_times(entry, times)
     return faults
 
 
@@ -57,15 +57,28 @@ def _fault(entry: Entry, record: FileRecord, step: Step) -> str | None:
     return None
 
 
-def _note_times(entry: Entry) -> None:
-    old = entry.manifest
-    files = tuple(
-        record.model_copy(update={"mtime_ns": (entry.folder / record.path).stat().st_mtime_ns})
-        for record in old.files
-    )
-    if files == old.files:
+def _times(entry: Entry) -> dict[str, int]:
+    """When each file was last written; those that cannot be looked at are left out."""
+    found = {}
+    for record in entry.manifest.files:
+        with contextlib.suppress(OSError):
+            found[record.path] = (entry.folder / record.path).stat().st_mtime_ns
+    return found
+
+
+def _note_times(entry: Entry, times: Mapping[str, int]) -> None:
+    """`times`: from before the files were read, so that what is written since still shows."""
+    old = entry.manifest.files
+    if not all(record.path in times for record in old):
         return
+    files = tuple(record.model_copy(update={"mtime_ns": times[record.path]}) for record in old)
+    if files == old:
+        return
+
+    def change(known: Manifest) -> Manifest:
+        # an import may have replaced what was read
+        return known.model_copy(update={"files": files}) if known.files == old else known
+
     # a store that cannot be written to is verified all the same
-    with contextlib.suppress(OSError, WeightsError), held(STORE):
-        text = old.model_copy(update={"files": files}).model_dump_json(indent=1)
-        replace(entry.folder / manifests.NAME, text, spare=places.workshop() / manifests.NAME)
+    with contextlib.suppress(OSError, WeightsError):
+        amend(entry, change)

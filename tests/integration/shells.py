@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shlex
@@ -59,7 +60,7 @@ class Person:
     def starts(self, line: str) -> None:
         """The server comes up, answers whoever has a key, and ends."""
         words = shlex.split(line)
-        keys = [key for word, key in zip(words, words[1:], strict=False) if word == "--api-key"]
+        keys = [key for word, key in itertools.pairwise(words) if word == "--api-key"]
         with self.begin(f"{line} --port 0") as process:
             watchdog = threading.Timer(2 * HANG_S, process.kill)
             watchdog.start()

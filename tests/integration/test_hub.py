@@ -104,6 +104,37 @@ def test_another_commit_takes_over_what_is_the_same(fake: FakeHub, tmp_path: Pat
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.gguf"]
 
 
+def test_what_no_hash_tells_from_others_is_fetched_anew(fake: FakeHub, tmp_path: Path) -> None:
+    """Files of the same length, by which alone an older commit's would be taken for the newer's."""
+    fake.hashes = False
+    folder, first = tmp_path / "stage", hub.describe("org/name", None)
+    assert {(file.sha256, file.git_sha1) for file in first.files} == {(None, None)}
+    fake.fault("org/name", "model.gguf", Fault("close", after=1000), Fault("status", times=None))
+    with pytest.raises(HubUnavailable, match=r"\. 0 of"):
+        hub.fetch(first, first.files, folder, Meter(), patience=HASTY)
+    assert hub.already(first.files, folder) == 0
+    fake._faults.clear()
+    for content in (os.urandom(len(WEIGHTS)), os.urandom(len(WEIGHTS))):
+        files = {**FILES, "model.gguf": content}
+        fake.add("org/name", files)
+        remote, before = hub.describe("org/name", None), fake.sent
+        fake.fault("org/name", "model.gguf", Fault("close", after=1000))
+        records = hub.fetch(remote, remote.files, folder, Meter(), patience=HASTY)
+        assert {r.path: (folder / r.path).read_bytes() for r in records} == files
+        assert {r.checked for r in records} == {"none"}
+        assert fake.sent - before == sum(map(len, files.values()))
+
+
+@pytest.mark.parametrize("name", [".parts/model.gguf", ".parts", ".Parts/a/config.json"])
+def test_files_in_the_place_of_parts_are_refused(fake: FakeHub, tmp_path: Path, name: str) -> None:
+    """They would be removed with the parts."""
+    fake.add("org/odd", {"config.json": b"{}", name: b"x"})
+    remote = hub.describe("org/odd", None)
+    with pytest.raises(WeightsError, match="nothing was fetched"):
+        hub.fetch(remote, remote.files, tmp_path / "stage", Meter())
+    assert fake.sent == 0
+
+
 def test_the_token_goes_to_the_hub_and_nowhere_else(
     fake: FakeHub,
     tmp_path: Path,

@@ -73,6 +73,14 @@ def test_a_local_file(person: Person) -> None:
     person.starts(start_line(out))
 
 
+def test_one_model_at_a_time(person: Person) -> None:
+    _, err = person.do("import one=llama@./a.gguf,two=llama@./b.gguf", code=2)
+    assert "one model at a time" in err
+    (person.folder / "a,b.gguf").write_bytes(TINY.read_bytes())
+    out, _ = person.do(r"import 'llama@./a\,b.gguf'")
+    assert out.startswith("imported a-b-")
+
+
 def test_two_versions_of_one_name(person: Person) -> None:
     file = person.folder / "small.gguf"
     file.write_bytes(TINY.read_bytes())

@@ -20,7 +20,8 @@ from open_llm_server import import_model
 from open_llm_server.config.merge import resolve_model
 from open_llm_server.errors import ConfigurationError, HubUnavailable, WeightsError
 from open_llm_server.store.catalog import entries, get
-from open_llm_server.store.importing import ensure
+from open_llm_server.store.importing import ensure, refuse_offline
+from open_llm_server.store.manifest import NAME
 from open_llm_server.store.places import workshop
 from open_llm_server.store.progress import Meter, Progress
 from open_llm_server.store.verify import verify
@@ -157,6 +158,156 @@ def test_weights_that_the_gate_refuses(hub: FakeHub, checkpoint: Path) -> None:
     assert leftovers() == []
 
 
+def test_another_name_for_the_same_commit(hub: FakeHub) -> None:
+    main = import_model(f"llama@{ID}")
+    hub.repos[ID].refs["v1"] = hub.repos[ID].refs["main"]
+    sent = hub.sent
+    again = import_model(f"llama@{ID}:v1")
+    assert (again.folder, hub.sent) == (main.folder, sent)
+    assert resolve_model(f"llama@{ID}:v1").stored == str(main.path)
+    assert resolve_model(f"llama@{ID}").stored == str(main.path)
+    assert [*get(str(main.tag)).manifest.asked] == ["main", "v1"]
+    assert verify(again, Meter()) == []
+
+
+def test_a_branch_that_went_back(hub: FakeHub, tmp_path: Path) -> None:
+    old = import_model(f"llama@{ID}")
+    commit = hub.repos[ID].refs["main"]
+    hub.add(ID, {FILE: ggufs.small(tmp_path, seed=1).read_bytes()})
+    import_model(f"llama@{ID}")
+    hub.repos[ID].refs["main"] = commit
+    assert import_model(f"llama@{ID}").folder == old.folder
+    assert resolve_model(f"llama@{ID}").stored == str(old.path)
+
+
+def test_without_a_revision_the_main_branch_is_meant(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    hub.add(ID, {FILE: ggufs.small(tmp_path, seed=1).read_bytes()}, branch="v2")
+    other = import_model(f"llama@{ID}:v2")
+    plan = resolve_model(f"llama@{ID}")
+    assert plan.missing
+    with monkeypatch.context() as offline:
+        offline.setattr(constants, "HF_HUB_OFFLINE", True)
+        with pytest.raises(WeightsError, match=rf"This is here: llama@{ID}:v2"):
+            ensure(plan)
+        with pytest.raises(WeightsError, match=rf"This is here: llama@{ID}:v2"):
+            refuse_offline(plan)
+    refuse_offline(plan)
+    assert ensure(plan).stored not in (None, str(other.path))
+
+
+def test_what_is_here_needs_no_network(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    entry = import_model(f"llama@{ID}")
+    asked = len(hub.requests)
+    assert import_model(f"llama@{ID}:{entry.manifest.commit}") == entry
+    assert len(hub.requests) == asked, "a commit does not change"
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert import_model(f"llama@{ID}") == entry
+    named = import_model(f"fast=llama@{ID}")
+    assert get("fast") == named
+    assert len(hub.requests) == asked
+    with pytest.raises(WeightsError, match=rf"forbids the network.*This is here: llama@{ID}:main"):
+        import_model(f"llama@{ID}:v9")
+
+
+def test_another_alias_is_another_name_not_another_download(hub: FakeHub, weights: Path) -> None:
+    first = import_model(f"llama@{ID}")
+    second = import_model(f"fast=llama@{ID}")
+    assert second.tag.name == "fast" != first.tag.name
+    assert resolve_model("llama@store:fast").stored == str(second.path)
+    assert second.path.stat().st_ino == first.path.stat().st_ino
+    assert second.manifest.files[0].checked == "hub"
+    assert hub.sent == weights.stat().st_size
+    assert verify(second, Meter()) == [] == leftovers()
+
+
+def test_an_alias_is_started_as_it_was_imported(hub: FakeHub) -> None:
+    small = import_model(f"small=llama@{ID}", quantize="q8_0")
+    whole = import_model(f"llama@{ID}")
+    assert resolve_model(f"small=llama@{ID}").stored == str(small.path)
+    assert resolve_model(f"llama@{ID}").stored == str(whole.path)
+
+
+def test_aliases_at_once_download_once(hub: FakeHub, weights: Path) -> None:
+    hub.fault(ID, FILE, Fault("drip", rate=600_000))
+    names = [f"llama@{ID}", f"fast=llama@{ID}", f"quick=llama@{ID}"]
+    with ThreadPoolExecutor(3) as threads:
+        done = [*threads.map(import_model, names)]
+    assert hub.sent == weights.stat().st_size
+    assert {"fast", "quick"} <= {entry.tag.name for entry in entries()}
+    assert len({entry.path.stat().st_ino for entry in done}) == 1
+
+
+def test_a_start_goes_on_where_an_import_by_another_name_ended(hub: FakeHub, weights: Path) -> None:
+    class Enough(Exception):
+        pass
+
+    def stop(progress: Progress) -> None:
+        if progress.phase == "downloading" and progress.done > weights.stat().st_size // 2:
+            raise Enough
+
+    hub.fault(ID, FILE, Fault("drip", rate=300_000))
+    with pytest.raises(Enough):
+        import_model(f"fast=llama@{ID}", listener=stop)
+    begun: list[int] = []
+
+    def listen(progress: Progress) -> None:
+        if progress.phase == "downloading":
+            begun.append(progress.done)
+
+    ensure(resolve_model(f"fast=llama@{ID}"), listen)
+    assert begun[0] > 0
+
+
+def test_the_only_file_with_its_name_and_without(hub: FakeHub) -> None:
+    entry = import_model(f"llama@{ID}")
+    assert resolve_model(f"llama@{ID}#{FILE}").stored == str(entry.path)
+    assert import_model(f"llama@{ID}#{FILE}") == entry
+    assert resolve_model(f"llama@{ID}#other.gguf").missing
+
+
+def test_quantising_what_is_here_downloads_nothing(hub: FakeHub) -> None:
+    plain = import_model(f"llama@{ID}")
+    sent = hub.sent
+    small = import_model(f"small=llama@{ID}", quantize="q8_0")
+    assert hub.sent == sent
+    assert small.manifest.quantised is not None
+    assert small.manifest.bytes < plain.manifest.bytes
+    assert verify(plain, Meter()) == [] == verify(small, Meter())
+    again = import_model(f"tiny8=llama@{ID}", quantize="q8_0")
+    assert (again.tag.name, hub.sent) == ("tiny8", sent)
+    assert again.manifest.quantised == small.manifest.quantised
+
+
+def test_a_newer_releases_model_is_not_replaced(hub: FakeHub) -> None:
+    entry = import_model(f"llama@{ID}")
+    path = entry.folder / NAME
+    path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
+    before, sent = path.read_bytes(), hub.sent
+    with pytest.raises(WeightsError, match=r"newer release of open-llm-server: update"):
+        import_model(f"llama@{ID}")
+    assert (path.read_bytes(), hub.sent) == (before, sent), "and nothing is fetched for it"
+
+
+def test_refusals_name_the_source_not_the_stage(hub: FakeHub, checkpoint: Path) -> None:
+    hub.add("bad/gguf", {"m.gguf": b"GGUF" + bytes(20)})
+    with pytest.raises(WeightsError) as caught:
+        import_model("llama@bad/gguf")
+    assert caught.value.message.startswith("m.gguf of bad/gguf is damaged")
+    files = {**files_of(checkpoint), "config.json": b"{]"}
+    hub.add("bad/pythia", files)
+    with pytest.raises(WeightsError, match=r"^config\.json of bad/pythia is not JSON") as later:
+        import_model("pythia@bad/pythia")
+    for said in (caught.value.message, later.value.message):
+        assert "ame another revision or model" in said
+        assert "staging" not in said and "ownload" not in said
+
+
 # -- from this machine -----------------------------------------------------------------------
 
 
@@ -209,6 +360,33 @@ def test_pickled_weights_are_converted_when_told_to(checkpoint: Path, tmp_path: 
         load_file(entry.folder / "model.safetensors").keys()
         == load_file(checkpoint / "model.safetensors").keys()
     )
+
+
+def test_refusals_name_the_file_that_was_brought(tmp_path: Path) -> None:
+    file = tmp_path / "m.gguf"
+    file.write_bytes(b"GGUF" + bytes(20))
+    with pytest.raises(WeightsError) as caught:
+        import_model(f"llama@{file}")
+    assert caught.value.message.startswith(f"{file} is damaged")
+
+
+def test_a_file_that_is_called_otherwise(tmp_path: Path, weights: Path) -> None:
+    blob = tmp_path / "sha256-0f"
+    blob.write_bytes(weights.read_bytes())
+    entry = import_model(f"llama@{blob}")
+    assert entry.path.read_bytes() == weights.read_bytes()
+    assert resolve_model(f"llama@store:{entry.tag}").stored == str(entry.path)
+    blob.write_bytes(b"PK" + bytes(100))
+    with pytest.raises(WeightsError, match="sha256-0f"):
+        import_model(f"llama@{blob}")
+
+
+def test_a_link_that_leads_nowhere(weights: Path, tmp_path: Path) -> None:
+    link = tmp_path / "folder" / "m.gguf"
+    link.parent.mkdir()
+    link.symlink_to(tmp_path / "none.gguf")
+    with pytest.raises(WeightsError, match=r"m\.gguf cannot be read: No such file"):
+        import_model(f"llama@{link.parent}")
 
 
 @pytest.mark.parametrize(

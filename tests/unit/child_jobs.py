@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -27,6 +28,20 @@ def refuse(request: Mapping[str, Any], say: Say) -> dict[str, Any]:
 
 def fail(request: Mapping[str, Any], say: Say) -> dict[str, Any]:
     raise ZeroDivisionError("nothing\x07 left")
+
+
+def fill(request: Mapping[str, Any], say: Say) -> dict[str, Any]:
+    raise OSError(errno.ENOSPC, "No space\x1b[31m left", "/some/file")
+
+
+def miss(request: Mapping[str, Any], say: Say) -> dict[str, Any]:
+    Path("not there").read_bytes()
+    return {}
+
+
+def pretend(request: Mapping[str, Any], say: Say) -> dict[str, Any]:
+    say({"os_error": {"errno": 28}})
+    return {}
 
 
 def crash(request: Mapping[str, Any], say: Say) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,11 @@ def test_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("fail", r"ended with status 1 \(ZeroDivisionError: nothing  left\); .*or leave it"),
         ("crash", "the work failed: its process ended by SIGSEGV"),
         ("end", "when memory runs short; try again, or leave it"),
+        (
+            "miss",
+            r"failed: the system answered: No such file or directory \(not there\); .*leave it",
+        ),
+        ("pretend", "does not answer as it should|ended with status 0"),
         ("babble", "does not answer as it should"),
         ("missing", "ended with status 1"),
     ],
@@ -54,6 +60,12 @@ def test_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_says_how_it_ended(job: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=words):
         child(job, tmp_path)
+
+
+def test_a_full_disk_is_said_as_the_system_says_it(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"No space \[31m left") as caught:
+        child("fill", tmp_path)
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, "/some/file")
 
 
 def test_a_limit_of_time(tmp_path: Path) -> None:

@@ -159,6 +159,13 @@ def test_a_name_that_is_not_there_has_neighbours() -> None:
     assert "no GGUF file 'README.md'" in refusal([*TEN, "README.md"], "README.md", weights="gguf")
 
 
+@pytest.mark.parametrize("name", [".parts/m.gguf", "a/.b/m.gguf", ".m.gguf", "a./.../m.gguf"])
+def test_hidden_names_are_the_stores_own(name: str) -> None:
+    assert gguf(["m.gguf", name]).files == ("m.gguf",)
+    assert "no GGUF file" in refusal(["m.gguf", name], name, weights="gguf")
+    assert "there is no GGUF model" in refusal([name], weights="gguf")
+
+
 @pytest.mark.parametrize("name", ["mmproj-model-f16.gguf", "m.mmproj-f16.gguf", "imatrix.gguf"])
 def test_what_is_no_model_of_its_own(name: str) -> None:
     assert "no model of its own" in refusal([*TEN, name], name, weights="gguf")
@@ -220,6 +227,6 @@ def test_what_is_taken_was_listed_and_stays_inside(
     assert chosen.pickled == any(name.endswith(".bin") for name in chosen.files)
     for name in chosen.files:
         assert not name.startswith("/")
-        assert ".." not in name.split("/")
+        assert not any(part.startswith(".") for part in name.split("/"))
         assert not {"\\", "\n", ":"} & {*name}
         assert not name.endswith((".py", ".pt", ".pth", ".pkl"))

@@ -33,6 +33,7 @@ QUANTISED = Quantised(
     perplexity_after=12.4567,
     text="the text, 2000 tokens",
     speed=1.5,
+    speed_of="bfloat16",
     processor="a processor",
 )
 
@@ -96,7 +97,11 @@ def test_bare_it_lists_what_has_a_name() -> None:
 
 def test_nothing_is_imported_yet() -> None:
     assert said("list", "--local") == f"{cli_models.NOTHING_YET}\n" == said("verify")
-    assert json.loads(said("list", "--local", "--json")) == {"models": [], "damaged": []}
+    assert json.loads(said("list", "--local", "--json")) == {
+        "models": [],
+        "damaged": [],
+        "newer": [],
+    }
     assert said("prune") == "there is nothing to remove\n"
 
 
@@ -140,7 +145,8 @@ def test_show_an_import() -> None:
     for words in (
         *("one:1\n", "llama", "org/name:main", COMMIT, "m?[1mit", "2026-03-01"),
         *("release 0.1.0", "5.0 kB in 1 file", "from pickled weights", str(entry.folder)),
-        "q8_0: 2.0 MB became 1.1 MB, perplexity 12.346 became 12.457, 1.50 times as fast",
+        "q8_0: 2.0 MB became 1.1 MB, perplexity 12.346 became 12.457, "
+        "1.50 times as fast as bfloat16",
         *("the text, 2000 tokens, a processor", "1 of 1 are the hub's own"),
         f"{entry.manifest.files[0].sha256}   5.0 kB  model.gguf",
     ):
@@ -259,3 +265,22 @@ def test_wrong_words(
         main(["models", *words])
     assert left.value.code == 2
     assert complaint in capsys.readouterr().err
+
+
+def test_what_a_newer_release_wrote_is_named_and_left(home: Path) -> None:
+    path = put("one:1").folder / NAME
+    path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
+    assert "of a newer release of open-llm-server: one:1; update this one" in said(
+        "list", "--local"
+    )
+    shown = json.loads(said("list", "--local", "--json"))
+    assert (shown["damaged"], shown["newer"]) == ([], ["one:1"])
+    for words in (("rm", "one:1", "--yes"), ("rm", "one", "--yes"), ("verify", "one:1")):
+        with pytest.raises(WeightsError, match="newer release"):
+            raise call(*words).exception or AssertionError(words)
+    assert path.exists()
+
+
+def test_the_revisions_of_one_commit() -> None:
+    put("one:1", asked_since={"v1": WHEN})
+    assert "revisions main, v1" in " ".join(said("show", "one").split())

@@ -61,7 +61,6 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"models": "bloom@./x.gguf"}, "takes no weights"),
     ({"models": "llama"}, r"llama@PATH.gguf"),
     ({"models": "llama@./none.gguf"}, "none.gguf"),
-    ({"models": "vicuna"}, "vicuna-7b-v1.5.Q4_K_M.gguf of TheBloke/vicuna-7B-v1.5-GGUF"),
 ]
 
 

@@ -22,7 +22,10 @@ from open_llm_server.engine.torch_checkpoint import INDEX, WEIGHTS
 from open_llm_server.engine.torch_engine import TorchEngine
 from open_llm_server.engine.torch_writing import TYPES
 from open_llm_server.errors import WeightsError
-from open_llm_server.store.convert import PICKLE, PICKLE_INDEX, _names, convert
+from open_llm_server.store import convert_pickles
+from open_llm_server.store.choose import PICKLE, PICKLE_INDEX
+from open_llm_server.store.convert import _names, convert
+from open_llm_server.store.no_network import NotPossible
 from open_llm_server.store.progress import Meter, Progress
 
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -230,6 +233,21 @@ def test_the_one_pickled_file_of_another_name(tmp_path: Path) -> None:
         convert(folder, Meter())
     (folder / "other.pt").unlink()
     assert _names(folder) == {"model.pt": WEIGHTS}
+
+
+def test_only_new_files_are_in_reach(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What is staged may be a person's own file under a second name."""
+    seen: list[Path] = []
+
+    def cut_off(folder: Path) -> None:
+        seen.append(folder)
+        raise NotPossible("no wall")
+
+    monkeypatch.setattr(convert_pickles, "cut_off", cut_off)
+    request = {"files": [(PICKLE, f".converted/{WEIGHTS}")], "tied_head": True}
+    with pytest.raises(WeightsError, match=r"here it cannot: no wall\. .*safetensors"):
+        convert_pickles.work(request, lambda _: None)
+    assert seen == [Path(".converted")]
 
 
 def test_old_releases_of_torch_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -251,6 +251,14 @@ def test_large_weights_are_not_read(folder: Path) -> None:
         ("---\nlicense: ''\n---\n", None),
         ("---\n: : :\n- {\n---\n", None),
         ("---\n!!python/object/apply:os.getcwd []\n---\n", None),
+        ("---\ndate: 2024-02-30\nlicense: mit\n---\n", "mit"),
+        ("---\nlicense: 2024-02-30\n---\n", None),
+        ('---\nlicense: "\\UFFFFFFFF"\n---\n', None),
+        ("---\n" + "[" * 30_000 + "\n---\n", None),
+        ("---  \r\nlicense: mit\r\n---\r\n", "mit"),
+        ("---\nlicense: mit\n", None),
+        ("---" + "\n" * 65_000, None),
+        ("---\nlicense: mit\nlicense: 7\n---", None),
         ("# Model\nlicense: mit", None),
         ("", None),
     ],
@@ -258,6 +266,38 @@ def test_large_weights_are_not_read(folder: Path) -> None:
 def test_the_licence_of_a_model_card(tmp_path: Path, card: str, found: str | None) -> None:
     (tmp_path / "README.md").write_text(card)
     assert licence(tmp_path, None) == found
+
+
+def test_a_card_of_merges_costs_nothing(tmp_path: Path) -> None:
+    """Ten references in each of twenty lines: 10**20 pairs, if they were made."""
+    lines = ["a0: &a0 {x: 1}"]
+    for place in range(1, 20):
+        many = ", ".join([f"*a{place - 1}"] * 10)
+        lines.append(f"a{place}: &a{place} {{<<: [{many}]}}")
+    (tmp_path / "README.md").write_text("\n".join(["---", *lines, "license: mit", "---"]))
+    assert licence(tmp_path, None) == "mit"
+
+
+def test_a_card_that_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "README.md")
+    assert licence(tmp_path, None) is None
+    (tmp_path / "README.md").unlink()
+    (tmp_path / "README.md").mkdir()
+    assert licence(tmp_path, None) is None
+
+
+@settings(max_examples=300, deadline=2000)
+@given(
+    card=st.binary(max_size=200)
+    | st.text("---\n\r :license!&*[]{}'\"\\U%<>|?,0123456789abtz", max_size=80)
+    .map(lambda head: f"---\n{head}\n---\n")
+    .map(str.encode)
+)
+def test_a_card_can_be_anything(tmp_path_factory: pytest.TempPathFactory, card: bytes) -> None:
+    folder = tmp_path_factory.mktemp("card")
+    (folder / "README.md").write_bytes(card)
+    found = licence(folder, None)
+    assert found is None or 0 < len(found) <= 200
 
 
 def test_the_licence_of_a_file(tmp_path: Path, gguf_bytes: bytes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -68,6 +69,31 @@ def test_an_endpoint_is_an_http_address(monkeypatch: pytest.MonkeyPatch) -> None
         hub_http.endpoint()
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "ftp://me:s3cret@hub.example",
+        "me:s3cret@hub.example",
+        "https//me:s3cret@hub.example/x",
+        "http://me:s3cret@[hub.example",
+        "http://me:s3cret@hub.example:port",
+        "http://me:s3cret@/hub.example?token=s3cret#s3cret",
+        "//me:s3cret@@hub.example",
+        "http://me:s3cret@",
+    ],
+)
+def test_an_endpoint_that_is_none_is_named_without_its_password(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    with pytest.raises(ConfigurationError, match="HF_ENDPOINT") as caught:
+        hub_http.endpoint()
+    assert "s3cret" not in str(caught.value)
+    assert ("hub.example" in str(caught.value)) == ("hub.example" in address)
+
+
 @pytest.mark.parametrize("token", ["hf_ü", "two words", "a\x01b"])
 def test_a_token_that_is_none_is_refused_unseen(
     token: str, monkeypatch: pytest.MonkeyPatch
@@ -94,6 +120,9 @@ def test_a_persons_own_timeout_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Patience.usual() == Patience()
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 77)
     assert Patience.usual().stall_s == 77
+    assert Patience.usual().slow_s == Patience().slow_s
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 770)
+    assert Patience.usual().slow_s == 770
 
 
 class Tries:
@@ -121,6 +150,16 @@ def test_tries_go_on_while_they_get_further() -> None:
     tries = Tries([1, 0] * 20)
     assert insist(tries, HASTY, done=lambda: tries.done) == "done"
     assert tries.count == 41
+
+
+def test_getting_further_too_slowly_is_no_progress() -> None:
+    tries, patience = Tries([1] * 40), replace(HASTY, slow_s=0, least_rate=10**12)
+    with pytest.raises(Transient):
+        insist(tries, patience, done=lambda: tries.done)
+    assert tries.count == HASTY.tries
+    tries = Tries([1] * 40)
+    quick = replace(patience, least_rate=0)
+    assert insist(tries, quick, done=lambda: tries.done) == "done"
 
 
 def test_going_back_and_forth_is_no_progress() -> None:

@@ -125,3 +125,54 @@ def test_what_was_changed_shows_at_a_glance(add: Add) -> None:
     assert catalog.untouched(entry) == "0.gguf has 99 bytes instead of 100"
     path.unlink()
     assert (catalog.untouched(entry) or "").startswith("0.gguf cannot be read")
+
+
+def test_what_a_newer_release_wrote_is_whole_and_not_for_us(add: Add) -> None:
+    mine, later_one = add("a:1"), add("a:2", 1)
+    path = later_one.folder / NAME
+    path.write_text(path.read_text().replace('"format": 1', '"format": 2, "more": []'))
+    assert catalog.entries() == [mine]
+    assert (catalog.broken(), catalog.newer()) == ([], [later_one.folder])
+    with pytest.raises(WeightsError, match=r"a:2 was written by a newer release.*: update"):
+        catalog.get("a:2")
+    with pytest.raises(WeightsError, match="newer release"):
+        catalog.refuse_newer(later_one.tag)
+    assert catalog.get("a") == mine
+
+
+@pytest.mark.parametrize("number", ["0", "-1", '"2"', "1.5", "null", "[]"])
+def test_a_format_that_never_was_is_damage(add: Add, number: str) -> None:
+    path = add("a:1").folder / NAME
+    path.write_text(path.read_text().replace('"format": 1', f'"format": {number}'))
+    assert (catalog.broken(), catalog.newer()) == ([path.parent], [])
+
+
+def test_a_revision_alone_is_not_the_main_branch(add: Add) -> None:
+    entry = add("one:1", kind="hub", location="org/name", revision="v2", commit=COMMIT)
+    assert catalog.find(hub("org/name"), "gguf") is None
+    assert catalog.find(hub("org/name:main"), "gguf") is None
+    assert catalog.find(hub("org/name:v2"), "gguf") == entry
+
+
+def test_what_was_asked_for_last_counts(add: Add) -> None:
+    since = {"v1": later(5), "main": later(5)}
+    old = add("one:1", 1, kind="hub", location="org/name", commit=COMMIT, asked_since=since)
+    new = add("one:2", 2, kind="hub", location="org/name", commit="1" * 40)
+    assert catalog.find(hub("org/name"), "gguf") == old
+    assert catalog.find(hub("org/name:v1"), "gguf") == old
+    assert catalog.find(hub(f"org/name:{'1' * 7}"), "gguf") == new
+
+
+def test_what_was_imported_by_a_name_comes_first_under_that_name(add: Add) -> None:
+    small = add("small:1", 1, kind="hub", location="org/name", commit=COMMIT)
+    new = add("org--name:2", 2, kind="hub", location="org/name", commit="1" * 40)
+    assert catalog.find(hub("org/name"), "gguf") == new
+    assert catalog.find(hub("org/name"), "gguf", "small") == small
+    assert catalog.find(hub("org/name"), "gguf", "other") == new
+    assert catalog.find(hub(f"org/name:{'1' * 40}"), "gguf", "small") == new
+
+
+def test_the_only_file_has_a_name_too(add: Add) -> None:
+    entry = add("one:1", kind="hub", location="org/name", main="a.gguf", commit=COMMIT)
+    assert catalog.find(hub("org/name#a.gguf"), "gguf") == entry
+    assert catalog.find(hub("org/name#b.gguf"), "gguf") is None

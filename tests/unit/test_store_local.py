@@ -214,3 +214,11 @@ def test_a_name_that_is_no_text_is_refused(tmp_path: Path, stage: Path) -> None:
     name = os.fsdecode(b"model-\xff.gguf")
     with pytest.raises(WeightsError, match="UTF-8"):
         bring(tmp_path, [name], stage)
+
+
+def test_what_would_be_refused_is_refused_when_counted(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source")
+    (source / "gone.gguf").symlink_to(source / "none")
+    assert local.bytes_of(source, ["0.gguf"]) == (source / "0.gguf").stat().st_size
+    with pytest.raises(WeightsError, match=r"gone\.gguf cannot be read: No such file"):
+        local.bytes_of(source, ["0.gguf", "gone.gguf"])

@@ -162,3 +162,21 @@ def test_what_was_chosen_is_looked_at_again(add: Add) -> None:
     remove.remove(newer)
     assert remove.prune(chosen) == []
     assert tags() == ["a:1"]
+
+
+def test_what_a_revision_still_means_is_not_replaced(add: Add) -> None:
+    hub: dict[str, Any] = {"kind": "hub", "location": "org/name"}
+    add("a:1", 1, **hub, asked_since={"v1": later(1)})
+    add("a:2", 2, **hub)
+    assert remove.leftovers() == []
+    add("a:3", 3, **hub, revision="v1")
+    assert [item.tag for item in remove.leftovers()] == ["a:1"]
+
+
+def test_what_a_newer_release_wrote_is_not_removed(add: Add) -> None:
+    path = add("a:1").folder / manifest.NAME
+    path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
+    with pytest.raises(WeightsError, match="newer release"):
+        remove.remove(path.parent)
+    assert remove.prune() == []
+    assert path.exists() and (places.models() / "a/latest").read_text() == "1"

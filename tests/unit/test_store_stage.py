@@ -7,10 +7,12 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from storing import KEY, TAG, faults, import_folder, later, manifest_of, write_source
 
+from open_llm_server.config.folder import bentoml_home
 from open_llm_server.errors import HubUnavailable, InsufficientSpace, WeightsError
 from open_llm_server.store import catalog, local, manifest, places, remove, space
 from open_llm_server.store.progress import Meter, Progress
@@ -220,7 +222,7 @@ def test_room_is_checked_first_and_what_is_there_counts(source: Path) -> None:
         with pytest.raises(InsufficientSpace) as caught:
             staged.reserve(free + 10**15)
     assert str(caught.value.extra["needed"]) in caught.value.message
-    assert str(staged.folder) in caught.value.message
+    assert str(bentoml_home()) in caught.value.message
     assert caught.value.extra["needed"] > caught.value.extra["available"] > 0
 
 
@@ -274,10 +276,64 @@ def test_a_disk_that_is_really_full(
             continue
         with pytest.raises(InsufficientSpace) as caught:
             import_folder(source, reserve=reserve)
-        assert str(places.workshop()) in caught.value.message
+        assert str(bentoml_home()) in caught.value.message
         assert not faults()
         assert not [*places.models().glob("*/*")]
         remove.prune()
     (home / "models" / "ballast").unlink()
     import_folder(source)
     assert not faults()
+
+
+def test_the_same_again_keeps_its_revisions(source: Path) -> None:
+    facts: dict[str, Any] = {"kind": "hub", "location": "org/name", "commit": "a" * 40}
+    import_folder(source, revision="v1", **facts)
+    assert [*import_folder(source, imported_at=later(1), **facts).manifest.asked] == ["main", "v1"]
+    (places.models() / TAG.replace(":", "/") / "0.gguf").unlink()
+    entry = import_folder(source, imported_at=later(2), **facts)
+    assert [*entry.manifest.asked] == ["main", "v1"], "where the files were replaced too"
+    assert entry.manifest == manifest.read(entry.folder)
+    (other,) = {*import_folder(source, location="elsewhere").manifest.asked}
+    assert other == "main"
+
+
+def test_a_newer_releases_model_stays(source: Path) -> None:
+    path = import_folder(source).folder / manifest.NAME
+    path.write_text(path.read_text().replace('"format": 1', '"format": 3'))
+    content = path.read_bytes()
+    with pytest.raises(WeightsError, match="newer release"):
+        import_folder(source)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("said", ["gone", "1"])
+def test_a_latest_that_was_left_wrong_is_put_right(home: Path, source: Path, said: str) -> None:
+    import_folder(source, tag="small:1", imported_at=later(1))
+    import_folder(source, tag="small:2", imported_at=later(2))
+    latest = home / "models/small/latest"
+    foreign = home / "models/foreign"
+    (foreign / "v").mkdir(parents=True)
+    (foreign / "latest").write_text("w")
+    latest.write_text(said)
+    with stage("another", meter=Meter()):
+        assert latest.read_text() == "2"
+    latest.write_text(said)
+    assert remove.prune([]) == []
+    assert latest.read_text() == "2"
+    assert (foreign / "latest").read_text() == "w", "other tools' names are theirs"
+
+
+def test_what_others_call_the_latest_stays(home: Path, source: Path) -> None:
+    import_folder(source, tag="small:1")
+    (home / "models/small/foreign").mkdir()
+    (home / "models/small/latest").write_text("foreign")
+    remove.prune()
+    assert (home / "models/small/latest").read_text() == "foreign"
+
+
+def test_a_latest_of_nothing_goes(home: Path, source: Path) -> None:
+    import_folder(source)
+    (home / "models/gone").mkdir()
+    (home / "models/gone/latest").write_text("1")
+    remove.prune()
+    assert not (home / "models/gone").exists()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from storing import import_folder, write_source
 
 from open_llm_server.store import catalog
-from open_llm_server.store.manifest import Entry, read
+from open_llm_server.store.manifest import NAME, Entry, read
 from open_llm_server.store.progress import Meter, Progress
 from open_llm_server.store.verify import verify
 
@@ -69,3 +69,31 @@ def test_right_files_with_other_times_are_taken_again(entry: Entry) -> None:
     assert catalog.untouched(entry) is not None
     assert verify(entry, Meter()) == []
     assert catalog.untouched(Entry(entry.folder, read(entry.folder))) is None
+
+
+def test_a_manifest_that_changed_meanwhile_stays(entry: Entry) -> None:
+    for path in entry.folder.rglob("*"):
+        os.utime(path, ns=(1, 1))
+    stale = entry.manifest.files[0].model_copy(update={"mtime_ns": 7})
+    files = (stale, *entry.manifest.files[1:])
+    newer = entry.manifest.model_copy(update={"files": files, "licence": "mit"})
+
+    def replaced(_: Progress) -> None:
+        (entry.folder / NAME).write_text(newer.model_dump_json())
+
+    assert verify(entry, Meter(replaced)) == []
+    assert read(entry.folder) == newer
+
+
+def test_a_revision_noted_meanwhile_stays(entry: Entry) -> None:
+    for path in entry.folder.rglob("*"):
+        os.utime(path, ns=(1, 1))
+    noted = entry.manifest.model_copy(update={"asked_since": {"v1": entry.manifest.imported_at}})
+
+    def note(_: Progress) -> None:
+        (entry.folder / NAME).write_text(noted.model_dump_json())
+
+    assert verify(entry, Meter(note)) == []
+    found = read(entry.folder)
+    assert found.asked_since == noted.asked_since
+    assert catalog.untouched(Entry(entry.folder, found)) is None
