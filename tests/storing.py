@@ -71,3 +71,19 @@ def faults() -> list[str]:
         found += verify.verify(entry, Meter())
     versions = {path for path in places.models().glob("*/*/") if path.is_dir()}
     return found + [f"{path}: no model" for path in versions - {entry.folder for entry in entries}]
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """The content of each file below `folder`, by its path there."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def leftovers() -> list[Path]:
+    """What imports left behind that nobody needs."""
+    return [
+        path for path in places.workshop().rglob("*") if path.is_file() and path.suffix != ".lock"
+    ]

@@ -1,4 +1,4 @@
-"""`import_model`: from a hub and from this machine, twice, at once, and things that cannot be."""
+"""`import_model`: from a hub, twice, at once, and things that cannot be."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from pathlib import Path
 import checkpoints
 import ggufs
 import pytest
-import torch
 from fake_hub import FakeHub, Fault
-from safetensors.torch import load_file
+from storing import files_of, leftovers
 
 from open_llm_server import import_model
 from open_llm_server.config.merge import resolve_model
@@ -22,7 +21,6 @@ from open_llm_server.errors import ConfigurationError, HubUnavailable, WeightsEr
 from open_llm_server.store.catalog import entries, get
 from open_llm_server.store.importing import ensure, refuse_offline
 from open_llm_server.store.manifest import NAME
-from open_llm_server.store.places import workshop
 from open_llm_server.store.progress import Meter, Progress
 from open_llm_server.store.verify import verify
 
@@ -54,21 +52,6 @@ def hub(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
         hub.use(monkeypatch, tmp_path / "hf")
         hub.add(ID, {FILE: weights.read_bytes(), "README.md": b"# tiny"}, licence="mit")
         yield hub
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-
-
-def leftovers() -> list[Path]:
-    return [path for path in workshop().rglob("*") if path.is_file() and path.suffix != ".lock"]
-
-
-# -- from a hub ------------------------------------------------------------------------------
 
 
 def test_what_a_manifest_says(hub: FakeHub, weights: Path) -> None:
@@ -306,87 +289,6 @@ def test_refusals_name_the_source_not_the_stage(hub: FakeHub, checkpoint: Path) 
     for said in (caught.value.message, later.value.message):
         assert "ame another revision or model" in said
         assert "staging" not in said and "ownload" not in said
-
-
-# -- from this machine -----------------------------------------------------------------------
-
-
-def test_a_file_and_a_folder(weights: Path, checkpoint: Path) -> None:
-    one = import_model(f"mine=llama@{weights}")
-    two = import_model(f"pythia@{checkpoint}")
-    assert one.tag.name == "mine"
-    assert one.path.read_bytes() == weights.read_bytes()
-    assert files_of(checkpoint).items() <= files_of(two.folder).items()
-    assert get("mine") == one
-    assert resolve_model("llama@store:mine").stored == str(one.path)
-    assert import_model(f"mine=llama@{weights}").tag == one.tag
-    assert len(entries()) == 2
-    with pytest.raises(WeightsError, match=r"imported for family llama.*llama@store:mine"):
-        resolve_model("pythia@store:mine")
-
-
-def test_no_copy_where_a_link_does(weights: Path) -> None:
-    weights.chmod(0o644)
-    entry = import_model(f"llama@{weights}")
-    blocks = entry.path.stat()
-    assert (blocks.st_ino, blocks.st_dev) == (weights.stat().st_ino, weights.stat().st_dev)
-
-
-def test_a_source_that_is_written_to_later(tmp_path: Path, weights: Path) -> None:
-    mine = tmp_path / "mine.gguf"
-    mine.write_bytes(weights.read_bytes())
-    mine.chmod(0o644)
-    entry = import_model(f"llama@{mine}")
-    with mine.open("r+b") as file:
-        file.seek(-1, 2)
-        file.write(b"!")
-    with pytest.raises(WeightsError, match=rf"written to since.*models rm {entry.tag}"):
-        resolve_model(f"llama@store:{entry.tag}")
-
-
-def test_pickled_weights_are_converted_when_told_to(checkpoint: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "old"
-    folder.mkdir()
-    for name, content in files_of(checkpoint).items():
-        (folder / name).write_bytes(content)
-    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
-    (folder / "model.safetensors").unlink()
-    with pytest.raises(WeightsError, match="--convert-pickles"):
-        import_model(f"pythia@{folder}")
-    entry = import_model(f"pythia@{folder}", convert_pickles=True)
-    assert entry.manifest.converted
-    assert not [*entry.folder.glob("*.bin")]
-    assert (
-        load_file(entry.folder / "model.safetensors").keys()
-        == load_file(checkpoint / "model.safetensors").keys()
-    )
-
-
-def test_refusals_name_the_file_that_was_brought(tmp_path: Path) -> None:
-    file = tmp_path / "m.gguf"
-    file.write_bytes(b"GGUF" + bytes(20))
-    with pytest.raises(WeightsError) as caught:
-        import_model(f"llama@{file}")
-    assert caught.value.message.startswith(f"{file} is damaged")
-
-
-def test_a_file_that_is_called_otherwise(tmp_path: Path, weights: Path) -> None:
-    blob = tmp_path / "sha256-0f"
-    blob.write_bytes(weights.read_bytes())
-    entry = import_model(f"llama@{blob}")
-    assert entry.path.read_bytes() == weights.read_bytes()
-    assert resolve_model(f"llama@store:{entry.tag}").stored == str(entry.path)
-    blob.write_bytes(b"PK" + bytes(100))
-    with pytest.raises(WeightsError, match="sha256-0f"):
-        import_model(f"llama@{blob}")
-
-
-def test_a_link_that_leads_nowhere(weights: Path, tmp_path: Path) -> None:
-    link = tmp_path / "folder" / "m.gguf"
-    link.parent.mkdir()
-    link.symlink_to(tmp_path / "none.gguf")
-    with pytest.raises(WeightsError, match=r"m\.gguf cannot be read: No such file"):
-        import_model(f"llama@{link.parent}")
 
 
 @pytest.mark.parametrize(
