@@ -11,7 +11,7 @@ import os
 import warnings
 from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import bentoml.legacy
 from bentoml._internal.configuration.containers import BentoMLContainer
@@ -19,7 +19,9 @@ from bentoml._internal.utils import BentoMLDeprecationWarning
 from bentoml._internal.utils.analytics import usage_stats
 
 from . import __version__
+from .api.app import app_of
 from .api.auth import hash_key
+from .api.desk import Desk
 from .api.settings import ApiSettings, ServedModel
 from .config.merge import resolve
 from .config.resolved import VARIABLE, ModelPlan, Resolved
@@ -28,6 +30,10 @@ from .config.vocabulary import CONFIGURATION, MODELS
 from .runner import LLMRunner
 from .supervisor_logs import configure_worker_logs
 from .supervisor_probe import ready_file, touch_for_ever
+from .supervisor_sockets import resolve_address, shown_address
+
+if TYPE_CHECKING:
+    from .rpc.server import RpcServer
 
 DEFAULT_MODEL = "tiny"
 Scope = MutableMapping[str, Any]
@@ -40,12 +46,17 @@ class Front:
     """Answers every request with our API; BentoML's app behind it sees its lifespan only.
 
     So BentoML's own pages, one of which loads a tracker, and its open /metrics are out of reach.
+    gRPC begins before this worker counts as ready, and ends before the runners are let go.
     """
 
-    def __init__(self, app: App, *, make_api: Callable[[], Any], runtime_dir: Path | None) -> None:
+    def __init__(
+        self, app: App, *, make_desk: Callable[[], Desk], server: ServerConfig, folder: Path | None
+    ) -> None:
         self._app = app
-        self._api = make_api()
-        self._runtime_dir = runtime_dir
+        desk = make_desk()
+        self._api = app_of(desk)
+        self._rpc = _rpc_server(desk, server)
+        self._folder = folder
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":
@@ -53,15 +64,24 @@ class Front:
             return
         signs: list[asyncio.Task[None]] = []
 
+        async def heard() -> MutableMapping[str, Any]:
+            message = await receive()
+            if message["type"] == "lifespan.shutdown" and self._rpc:
+                await self._rpc.stop()
+            return message
+
         async def sent(message: MutableMapping[str, Any]) -> None:
+            complete = message["type"] == "lifespan.startup.complete"
+            if complete and self._rpc:
+                await self._rpc.start()
             await send(message)
-            if message["type"] == "lifespan.startup.complete" and self._runtime_dir:
-                ready = ready_file(self._runtime_dir, os.getpid())
+            if complete and self._folder:
+                ready = ready_file(self._folder, os.getpid())
                 signs.append(asyncio.create_task(touch_for_ever(ready)))
 
         try:
             async with self._api.router.lifespan_context(self._api):
-                await self._app(scope, receive, sent)
+                await self._app(scope, heard, sent)
         finally:
             for task in signs:
                 task.cancel()
@@ -98,14 +118,32 @@ def _make_service(resolved: Resolved, runtime_dir: Path | None) -> bentoml.legac
         warnings.simplefilter("ignore", BentoMLDeprecationWarning)
         service = bentoml.legacy.Service("open-llm-server", runners=[*runners])
 
-    def make_api() -> Any:
-        from .api.app import create_app
-
+    def make_desk() -> Desk:
         models = [_served(plan, port) for plan, port in zip(resolved.models, runners, strict=True)]
-        return create_app(models, _settings(resolved.server, runtime_dir))
+        return Desk.of(models, _settings(resolved.server, runtime_dir))
 
-    service.add_asgi_middleware(Front, make_api=make_api, runtime_dir=runtime_dir)
+    service.add_asgi_middleware(
+        Front, make_desk=make_desk, server=resolved.server, folder=runtime_dir
+    )
     return service
+
+
+def _rpc_server(desk: Desk, server: ServerConfig) -> RpcServer | None:
+    port = server.grpc_at
+    if port is None:
+        return None
+    from .rpc.server import RpcServer, Tls
+
+    tls = None
+    if server.tls_cert and server.tls_key:
+        tls = Tls.read(
+            cert=server.tls_cert,
+            key=server.tls_key,
+            password=server.tls_key_password,
+            ca=server.tls_ca,
+        )
+    _, address = resolve_address(server.host, port)
+    return RpcServer(desk, shown_address(*address), tls)
 
 
 def _served(plan: ModelPlan, port: LLMRunner) -> ServedModel:
@@ -123,6 +161,7 @@ def _settings(server: ServerConfig, runtime_dir: Path | None) -> ApiSettings:
         drain_timeout_s=server.drain_timeout_s,
         allowed_hosts=server.allowed_hosts,
         allowed_origins=server.allowed_origins,
+        probes_only=server.grpc,
         runtime_dir=runtime_dir,
     )
 

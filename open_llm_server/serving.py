@@ -30,12 +30,20 @@ _STOP_GRACE_S = 15.0
 class Server:
     """A running server; `with` stops it at the end."""
 
-    def __init__(self, popen: subprocess.Popen[bytes], url: str, drain_timeout_s: float) -> None:
+    def __init__(
+        self,
+        popen: subprocess.Popen[bytes],
+        url: str,
+        drain_timeout_s: float,
+        grpc_url: str | None = None,
+    ) -> None:
         self._popen = popen
         self._drain_timeout_s = drain_timeout_s
         self._owner = os.getpid()
         self.url = url
-        """Where it listens, such as `http://127.0.0.1:5000`."""
+        """Where HTTP is spoken, such as `http://127.0.0.1:5000`; with `grpc`, its probes."""
+        self.grpc_url = grpc_url
+        """Where gRPC is spoken, such as `grpc://127.0.0.1:5001`; `None`: nowhere."""
         atexit.register(self._at_exit)
 
     @property
@@ -156,7 +164,7 @@ def _launch(resolved: Resolved, wait_s: float) -> Server:
         raise
     finally:
         Path(path).unlink(missing_ok=True)
-    return Server(popen, str(news["url"]), drain_timeout_s)
+    return Server(popen, str(news["url"]), drain_timeout_s, news["grpc_url"])
 
 
 def _news(channel: IO[bytes], popen: subprocess.Popen[bytes], wait_s: float) -> dict[str, Any]:

@@ -16,12 +16,14 @@ import ssl
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from .config.devices import worker_env
 from .config.folder import bentoml_home
 from .config.resolved import VARIABLE, ModelPlan, Resolved
 from .errors import OpenLLMError, StartError, WeightsError
+from .supervisor_doors import Doors
 from .supervisor_logs import say
 from .supervisor_news import News
 from .supervisor_probe import ModelProbe, file_probe
@@ -30,7 +32,6 @@ from .supervisor_seat import Seat
 from .supervisor_sockets import (
     BACKLOG,
     DRAINING,
-    listen_tcp,
     listen_unix,
     raise_open_files,
     runtime_folder,
@@ -45,7 +46,8 @@ SHORT_DRAIN_S = 1.0
 """Nobody needs to be told of a wait that is shorter."""
 
 Report = Callable[[Mapping[str, object]], None]
-"""Is told once: {"url", "pid"} when all is ready, or {"error", "code"} when nothing will be."""
+"""Is told once: {"url", "grpc_url", "pid"} when all is ready, or {"error", "code"} when nothing will
+be."""
 
 
 def run(resolved: Resolved, *, report: Report | None = None, lifeline: int | None = None) -> int:
@@ -69,15 +71,17 @@ def run(resolved: Resolved, *, report: Report | None = None, lifeline: int | Non
 
 async def _run(resolved: Resolved, report: Report, lifeline: int | None) -> int:
     _check_tls(resolved)
+    _check_grpc(resolved)
     check_weights(resolved.models)
     check_store(resolved.models)
     raise_open_files()
     with contextlib.ExitStack() as held:
-        tcp = held.enter_context(listen_tcp(resolved.server.host, resolved.server.port))
+        doors = held.enter_context(Doors.open(resolved.server))
+        resolved = resolved.model_copy(update={"server": doors.server})
         folder = held.enter_context(runtime_folder())
         nursery = Nursery()
         held.callback(nursery.close)
-        supervisor = Supervisor(resolved, tcp, folder, nursery)
+        supervisor = Supervisor(resolved, doors, folder, nursery)
         held.callback(supervisor.close)
         return await supervisor.serve(report, lifeline)
 
@@ -96,11 +100,9 @@ class _Stop:
 class Supervisor:
     """All workers of one server."""
 
-    def __init__(
-        self, resolved: Resolved, tcp: socket.socket, folder: Path, nursery: Nursery
-    ) -> None:
+    def __init__(self, resolved: Resolved, doors: Doors, folder: Path, nursery: Nursery) -> None:
         self._resolved = resolved
-        self._tcp = tcp
+        self._doors = doors
         self._folder = folder
         self._nursery = nursery
         self._unix: list[socket.socket] = []
@@ -111,7 +113,6 @@ class Supervisor:
             self._runner_seat(place, plan) for place, plan in enumerate(resolved.models)
         ]
         self._api = [self._api_seat(number) for number in range(resolved.server.api_workers)]
-        self.url = _url(resolved, tcp)
 
     def close(self) -> None:
         for listening in self._unix:
@@ -129,7 +130,7 @@ class Supervisor:
             if await self._ready(early, keepers, stop):
                 if early == everybody:
                     report(self._state())
-                say(f"Open LLM server on {self.url}  ({self._what()})  Ctrl-C stops")
+                say(f"Open LLM server on {self._doors}  ({self._what()})  Ctrl-C stops")
                 if await self._ready(everybody, keepers, stop) and early != everybody:
                     report(self._state())
                 await _first(stop.asked.wait(), *keepers)
@@ -159,7 +160,8 @@ class Supervisor:
         failed = next((seat for seat in self._runners if seat.failed.is_set()), None)
         if failed:
             return {"error": failed.reason, "code": StartError.code}
-        return {"url": self.url, "pid": os.getpid()}
+        doors = self._doors
+        return {"url": doors.url, "grpc_url": doors.grpc_url, "pid": os.getpid()}
 
     @staticmethod
     async def _ready(
@@ -179,7 +181,7 @@ class Supervisor:
         limit_s = self._resolved.server.drain_timeout_s
         (self._folder / DRAINING).touch()
         # The workers share this socket, and answer 503 until their last open answer is done.
-        self._tcp.close()
+        self._doors.close()
         api, runners = keepers[len(self._runners) :], keepers[: len(self._runners)]
         for seat in self._api:
             seat.leave(signal.SIGTERM)
@@ -238,7 +240,7 @@ class Supervisor:
         }
         arguments = [
             SERVICE,
-            *("--fd", str(self._tcp.fileno())),
+            *("--fd", str(self._doors.http.fileno())),
             *("--runner-map", json.dumps(runner_map)),
             *("--working-dir", os.fspath(self._folder)),
             *("--worker-id", str(number + 1)),
@@ -246,7 +248,7 @@ class Supervisor:
         ]
         return Seat(
             "api" if self._resolved.server.api_workers == 1 else f"api {number + 1}",
-            Command("api", arguments, self._environment, self._tcp.fileno()),
+            Command("api", arguments, self._environment, self._doors.http.fileno()),
             file_probe(self._folder),
             nursery=self._nursery,
         )
@@ -298,6 +300,11 @@ def _check_tls(resolved: Resolved) -> None:
         ) from error
 
 
+def _check_grpc(resolved: Resolved) -> None:
+    if resolved.server.grpc_at is not None and not all(map(find_spec, ("grpc", "grpc_health"))):
+        raise StartError("gRPC is not installed here: pip install 'open-llm-server[grpc]'")
+
+
 def _common_environment(resolved_file: Path, folder: Path) -> dict[str, str]:
     """The person's environment; what was merged from it is in the file, secrets included."""
     environment = {
@@ -322,14 +329,6 @@ def _can_write(folder: Path) -> bool:
     except OSError:
         return False
     return os.access(folder, os.W_OK)
-
-
-def _url(resolved: Resolved, tcp: socket.socket) -> str:
-    host, port = tcp.getsockname()[:2]
-    if host in ("0.0.0.0", "::"):
-        host = "127.0.0.1" if host == "0.0.0.0" else "::1"
-    scheme = "https" if resolved.server.tls_cert else "http"
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def _hear(stop: _Stop, lifeline: int | None) -> None:

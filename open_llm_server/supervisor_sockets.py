@@ -27,12 +27,45 @@ _LONGEST_FOLDER = 80
 def listen_tcp(host: str, port: int) -> socket.socket:
     """Listens at `host`:`port`; port 0 takes a free one. Raises StartError with the way out."""
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        # A name with both kinds of address, such as localhost, means the older one to most callers.
-        family, *_, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
-        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+        family, address = resolve_address(host, port)
+        return socket.create_server(address, family=family, backlog=BACKLOG)
     except OSError as error:
         raise StartError(_refusal(host, port, error)) from error
+
+
+def hold_tcp(host: str, port: int) -> socket.socket:
+    """Takes `host`:`port` without listening; port 0 takes a free one. Raises StartError.
+
+    gRPC listens by itself, in each worker: as long as this socket is open they may, and nobody
+    else has the port while one of them is replaced.
+    """
+    try:
+        family, address = resolve_address(host, port)
+        # Shared ports can be shared with strangers too: a first look must find it free.
+        with socket.socket(family, socket.SOCK_STREAM) as look:
+            look.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            look.bind(address)
+            look.listen()
+            address = (address[0], look.getsockname()[1])
+        held = socket.socket(family, socket.SOCK_STREAM)
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        held.bind(address)
+        return held
+    except OSError as error:
+        raise StartError(_refusal(host, port, error)) from error
+
+
+def resolve_address(host: str, port: int) -> tuple[int, tuple[str, int]]:
+    """The address family, and the numeric address. Raises OSError."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    # A name with both kinds of address, such as localhost, means the older one to most callers.
+    family, *_, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+    return family, (str(address[0]), int(address[1]))
+
+
+def shown_address(host: str, port: int) -> str:
+    """HOST:PORT, as it stands in a URL."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def listen_unix(path: Path) -> socket.socket:

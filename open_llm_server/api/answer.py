@@ -25,11 +25,12 @@ from ..frames import Alive, Call, Delta, End, Failure, Frame, encode_call
 from ..gather import as_error
 from ..port import Busy, Gone, Lost
 from .catalog import Catalog, Model, Replica
-from .exchange import ClientGone, Exchange
+from .exchange import ClientGone
 from .feed import Feed
 from .metrics import Meter
 from .pulse import Drain
 from .settings import ApiSettings
+from .visit import Visit
 
 DEADLINE_GRACE_S = 2.0
 """The model keeps the deadline itself and says so; past this it is not waited for."""
@@ -44,31 +45,33 @@ class Answer:
         self,
         model: Model,
         request: Request,
-        exchange: Exchange,
+        visit: Visit,
         *,
         catalog: Catalog,
         drain: Drain,
         settings: ApiSettings,
         meter: Meter,
         timeout_s: float,
+        receive: Receive | None = None,
     ) -> None:
         self._model = model
         self._catalog = catalog
         self._drain = drain
         self._settings = settings
         self._meter = meter
-        self._session = exchange.caller
+        self._session = visit.caller
         self._loop = asyncio.get_running_loop()
         self._deadline_at = self._loop.time() + timeout_s
         self._timeout_s = timeout_s
         self._call = encode_call(
-            Call.of(request, id=exchange.id, caller=exchange.caller, deadline_s=timeout_s)
+            Call.of(request, id=visit.id, caller=visit.caller, deadline_s=timeout_s)
         )
         self._feed: Feed | None = None
         self._held: list[Frame] = []
         self._failed: OpenLLMError | None = None
         self._client_gone = False
-        self._watch = self._loop.create_task(self._watch_client(exchange.receive))
+        # Where the door cancels the whole call when its client leaves, there is nothing to watch.
+        self._watch = receive and self._loop.create_task(self._watch_client(receive))
         self._complete = False
 
     @property
@@ -120,7 +123,8 @@ class Answer:
             await feed.wait(min(self._next_limit(feed, now, idle_at), cut_at) - now)
 
     async def close(self) -> None:
-        self._watch.cancel()
+        if self._watch:
+            self._watch.cancel()
         await self._close_feed()
 
     # -- parts ------------------------------------------------------------------------------

@@ -26,18 +26,27 @@ __all__ = ["ApiSettings", "ServedModel", "create_app", "hash_key"]
 
 def create_app(models: Sequence[ServedModel], settings: ApiSettings) -> Starlette:
     """The app that serves `models`; the first one answers requests that name none."""
-    desk = Desk.of(models, settings)
+    return app_of(Desk.of(models, settings))
+
+
+def app_of(desk: Desk) -> Starlette:
+    """The app over a desk that other doors share."""
+    settings = desk.settings
     probes = Probes(desk)
     get: dict[str, Handler] = {
-        "/": Landing(desk),
         "/livez": probes.livez,
         "/readyz": probes.readyz,
         "/metrics": probes.metrics,
-        "/openapi.json": Document(desk),
-        "/v1/models": probes.models,
-        "/v1/models/{model:path}": probes.model,
     }
-    post: dict[str, Handler] = {route.path: Generate(desk, route.read) for route in GENERATE}
+    post: dict[str, Handler] = {}
+    if not settings.probes_only:
+        get |= {
+            "/": Landing(desk),
+            "/openapi.json": Document(desk),
+            "/v1/models": probes.models,
+            "/v1/models/{model:path}": probes.model,
+        }
+        post = {route.path: Generate(desk, route.read) for route in GENERATE}
     endpoints = [
         *(Endpoint(path, {"GET": handler}) for path, handler in get.items()),
         *(Endpoint(path, {"POST": handler}) for path, handler in post.items()),
@@ -67,5 +76,7 @@ def create_app(models: Sequence[ServedModel], settings: ApiSettings) -> Starlett
     )
     # A path with one slash too many is another path: no redirects that lose a POST's body.
     app.router.redirect_slashes = False
-    app.router.default = NoRoute([endpoint.path for endpoint in endpoints])
+    app.router.default = NoRoute(
+        [endpoint.path for endpoint in endpoints], probes_only=settings.probes_only
+    )
     return app

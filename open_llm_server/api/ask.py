@@ -5,12 +5,13 @@ The seam between formats and the flow of a request: a format is one function fro
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ..core import ChatRequest, CompletionRequest, EmbedRequest
-from ..errors import EngineError
+from ..errors import EngineError, OpenLLMError
 from ..frames import Delta, End
 from ..gather import Choice, Gathered
 
@@ -55,6 +56,16 @@ class Ask:
     """Names of fields that were sent and that nobody reads."""
     rename: Callable[[str], str] = field(default=_same)
     """From a model's name of a field to the one that the caller sent."""
+
+    @contextmanager
+    def renaming(self) -> Iterator[None]:
+        """Errors of the model name fields as the caller does."""
+        try:
+            yield
+        except OpenLLMError as error:
+            if error.param is not None:
+                error.param = self.rename(error.param)
+            raise
 
     def choices(self, gathered: Gathered) -> tuple[Choice, ...]:
         """All texts of the answer; one that is missing is an error, not a shorter list."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..errors import ModelNotFound
 from ..port import ModelPort
+from .ask import Signature
 from .settings import ServedModel
 
 
@@ -33,6 +35,10 @@ class Model:
         about = json.dumps([version, served.name, self.facts], sort_keys=True, default=str)
         self.fingerprint = "fp_" + hashlib.sha256(about.encode()).hexdigest()[:12]
         """Changes when the same request might be answered differently (OpenAI's field)."""
+
+    def signature(self, id: str, *, called: str | None) -> Signature:
+        """Of an answer to the request `id` that asked for this model by the name `called`."""
+        return Signature(id, int(time.time()), called or self.name, self.fingerprint)
 
     def by_load(self) -> list[Replica]:
         """The copies, least busy first; equals take turns."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..core import FinishReason
 from ..frames import Delta, Embeddings, End, Frame, TokenScore
 from ..gather import Choice, Gathered
+from .answer import Answer
 
 
 class Collector:
@@ -43,3 +44,14 @@ class Collector:
             timings=end.timings,
             configuration=end.configuration,
         )
+
+
+async def collected(answer: Answer) -> Gathered:
+    """The whole of an answer in one piece. Raises what it ended with."""
+    await answer.open()
+    collector = Collector()
+    while True:
+        for frame in await answer.take():
+            collector.add(frame)
+            if isinstance(frame, End):
+                return collector.gathered(frame)

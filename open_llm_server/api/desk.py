@@ -1,4 +1,4 @@
-"""What all routes of one app share, made once when the app is built."""
+"""What all doors of one API worker share, and how any of them has a request answered."""
 
 from __future__ import annotations
 
@@ -6,10 +6,16 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .catalog import Catalog
-from .metrics import Metrics
+from starlette.types import Receive
+
+from ..errors import ModelNotFound
+from .answer import Answer
+from .ask import Ask
+from .catalog import Catalog, Model
+from .metrics import Meter, Metrics
 from .pulse import Drain, Pulse
 from .settings import ApiSettings, ServedModel
+from .visit import Visit
 
 
 @dataclass
@@ -29,3 +35,36 @@ class Desk:
     @functools.cached_property
     def metrics(self) -> Metrics:
         return Metrics()
+
+    def find(self, name: str | None, visit: Visit) -> Model:
+        """The model that a request names. Raises ModelNotFound."""
+        try:
+            model = self.catalog.find(name)
+        except ModelNotFound:
+            # Never the name that was sent: anyone could fill the metrics with names.
+            visit.model = "unknown"
+            raise
+        visit.model = model.name
+        return model
+
+    def answer(
+        self,
+        model: Model,
+        ask: Ask,
+        visit: Visit,
+        *,
+        timeout_s: float,
+        receive: Receive | None = None,
+    ) -> Answer:
+        """Begins to answer; `receive` tells when the client leaves, where the door does not."""
+        return Answer(
+            model,
+            ask.request,
+            visit,
+            catalog=self.catalog,
+            drain=self.drain,
+            settings=self.settings,
+            meter=Meter(self.metrics, visit, model.name),
+            timeout_s=timeout_s,
+            receive=receive,
+        )

@@ -7,8 +7,6 @@ it stands around every chunk of every stream.
 from __future__ import annotations
 
 import logging
-import re
-import secrets
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -20,11 +18,9 @@ from .exchange import ClientGone, Exchange, logged_error
 from .hosts import HostGuard
 
 log = logging.getLogger(__name__)
-access = logging.getLogger("open_llm_server.access")
 
 PUBLIC = frozenset({"/", "/livez", "/readyz"})
 """Paths that need no key. All others do, those that do not exist included."""
-_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _SAFE_METHODS = ("GET", "HEAD")
 
 
@@ -51,9 +47,7 @@ class Edge:
             await send({"type": "websocket.close", "code": 1008})
 
     async def _exchange(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = Exchange(scope, receive, send, id="")
-        asked = exchange.header(b"x-request-id")
-        exchange.id = asked if asked and _ID.fullmatch(asked) else secrets.token_hex(16)
+        exchange = Exchange(scope, receive, send)
         scope[EXCHANGE] = exchange
         try:
             self._admit(exchange)
@@ -76,7 +70,7 @@ class Edge:
                 )
             )
         finally:
-            self._finish(exchange)
+            exchange.log(self._desk.metrics.finish(exchange))
 
     def _admit(self, exchange: Exchange) -> None:
         """Raises HostNotAllowed, AuthenticationError or InvalidField."""
@@ -92,19 +86,3 @@ class Edge:
                 exchange.headers(b"x-api-key"),
                 self._desk.settings.api_key_hashes,
             )
-
-    def _finish(self, exchange: Exchange) -> None:
-        took_s = self._desk.metrics.finish(exchange)
-        # No prompt, no key, no query: ascii() spells out line ends and terminal codes.
-        access.info(
-            "%s %s %s %.1fms tokens=%d+%d model=%s reason=%s id=%s",
-            ascii(exchange.method[:16])[1:-1],
-            ascii(exchange.path[:200])[1:-1],
-            exchange.status or 499,
-            took_s * 1000,
-            exchange.prompt_tokens,
-            exchange.completion_tokens,
-            exchange.model or "-",
-            exchange.reason or "-",
-            exchange.id,
-        )

@@ -38,11 +38,14 @@ class Endpoint:
 class NoRoute:
     """Any other path."""
 
-    def __init__(self, paths: Sequence[str]) -> None:
+    def __init__(self, paths: Sequence[str], *, probes_only: bool = False) -> None:
         self._paths = paths
+        self._probes_only = probes_only
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"][:200]
         near = difflib.get_close_matches(path.rstrip("/") or "/", self._paths, n=1, cutoff=0.75)
         hint = f"did you mean {near[0]}?" if near else "/ lists the routes there are"
+        if self._probes_only:
+            hint = f"this server speaks gRPC, and HTTP answers {', '.join(self._paths)} only"
         raise RouteNotFound(f"there is nothing at {path!a}; {hint}")

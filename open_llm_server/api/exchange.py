@@ -14,6 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from ..errors import OpenLLMError
 from .json_text import dump
+from .visit import Visit, request_id
 
 Header = tuple[bytes, bytes]
 JSON_TYPE: Header = (b"content-type", b"application/json")
@@ -23,26 +24,22 @@ class ClientGone(Exception):
     """Whoever asked does not read any more; there is nobody to answer."""
 
 
-class Exchange:
-    """`route`, `model`, `reason` and the token counts are for log and metrics only."""
+class Exchange(Visit):
+    """A visit over HTTP."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, *, id: str) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        super().__init__(method=scope["method"], path=scope["path"])
         self.scope = scope
         self.receive = receive
         self._send = send
-        self.id = id
-        self.began_at = asyncio.get_running_loop().time()
-        self.method: str = scope["method"]
-        self.path: str = scope["path"]
-        self.caller = ""
-        self.route = "unknown"
-        self.model = ""
+        self.id = request_id(self.header(b"x-request-id"))
         self.status = 0
-        self.reason = ""
-        self.prompt_tokens = 0
-        self.completion_tokens = 0
         self.extra_headers: list[Header] = []
         self.write_timeout_s: float | None = None
+
+    @property
+    def outcome(self) -> str:
+        return str(self.status or 499)
 
     @property
     def started(self) -> bool:

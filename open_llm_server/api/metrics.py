@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..frames import Delta, End, Frame
-from .exchange import Exchange
+from .visit import Visit
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Metric
@@ -25,9 +25,9 @@ _PREFIX = "open_llm_"
 class Meter:
     """Times one request's frames as they arrive, and keeps its counts."""
 
-    def __init__(self, metrics: Metrics, exchange: Exchange, model: str) -> None:
+    def __init__(self, metrics: Metrics, visit: Visit, model: str) -> None:
         self._metrics = metrics
-        self._exchange = exchange
+        self._visit = visit
         self._model = model
         self._gaps: Any = None
         self._last_at: float | None = None
@@ -42,21 +42,21 @@ class Meter:
     def _delta(self, delta: Delta) -> None:
         now = self._loop.time()
         if self._last_at is None:
-            waited_s = now - self._exchange.began_at
+            waited_s = now - self._visit.began_at
             self._metrics.first.labels(self._model).observe(waited_s)
             self._gaps = self._metrics.gap.labels(self._model)
         elif delta.tokens:
             # A delta may stand for several tokens: each of them took its share of the time.
             self._gaps.observe((now - self._last_at) / delta.tokens)
         self._last_at = now
-        self._exchange.completion_tokens += delta.tokens
+        self._visit.completion_tokens += delta.tokens
         if delta.reason is not None:
-            self._exchange.reason = delta.reason
+            self._visit.reason = delta.reason
 
     def _end(self, end: End) -> None:
         usage, tokens = end.usage, self._metrics.tokens
-        self._exchange.prompt_tokens = usage.prompt_tokens
-        self._exchange.completion_tokens = usage.completion_tokens
+        self._visit.prompt_tokens = usage.prompt_tokens
+        self._visit.completion_tokens = usage.completion_tokens
         tokens.labels(self._model, "prompt").inc(usage.prompt_tokens)
         tokens.labels(self._model, "cached").inc(usage.cached_tokens)
         tokens.labels(self._model, "completion").inc(usage.completion_tokens)
@@ -101,7 +101,7 @@ class Metrics:
         )
         self.requests = Counter(
             f"{_PREFIX}requests",
-            "Answered requests, by HTTP status and by finish reason or error code.",
+            "Answered requests, by status (of HTTP or gRPC) and by finish reason or error code.",
             ["route", "model", "code", "reason"],
             registry=registry,
         )
@@ -112,14 +112,12 @@ class Metrics:
             registry=registry,
         )
 
-    def finish(self, exchange: Exchange) -> float:
-        """Counts an exchange that is over. Returns how many seconds it took."""
-        took_s = asyncio.get_running_loop().time() - exchange.began_at
-        if exchange.model:
-            self.whole.labels(exchange.route, exchange.model).observe(took_s)
-        self.requests.labels(
-            exchange.route, exchange.model, str(exchange.status or 499), exchange.reason
-        ).inc()
+    def finish(self, visit: Visit) -> float:
+        """Counts a request that is over. Returns how many seconds it took."""
+        took_s = asyncio.get_running_loop().time() - visit.began_at
+        if visit.model:
+            self.whole.labels(visit.route, visit.model).observe(took_s)
+        self.requests.labels(visit.route, visit.model, visit.outcome, visit.reason).inc()
         return took_s
 
     def render(self, models: Iterable[tuple[str, Sequence[dict[str, Any]]]]) -> tuple[bytes, str]:

@@ -101,19 +101,22 @@ class Probes:
         await exchange.respond(200, dump(self._about(model, conditions[model.name])) + b"\n")
 
     def _about(self, model: Model, told: ModelCondition) -> dict[str, Any]:
-        limits = told.facts.get("limits", {})
-        vectors = limits.get("embedding_size")
-        writes = ["chat", "completion"] if told.facts.get("generates", True) else []
-        more = {name: value for name, value in model.facts.items() if value is not None}
-        return more | {
-            "id": model.name,
-            "object": "model",
-            "created": self._created,
-            "owned_by": "open-llm-server",
-            "status": told.state,
-            "aliases": [*model.aliases],
-            "context_length": limits.get("context_length", model.facts.get("context_length")),
-            "capabilities": [*writes, *(["embedding"] if vectors else [])],
-            "embedding_dimension": vectors,
-            "copies": len(told.copies),
-        }
+        return about(model, told) | {"object": "model", "created": self._created}
+
+
+def about(model: Model, told: ModelCondition) -> dict[str, Any]:
+    """What every door says of a model."""
+    limits = told.facts.get("limits", {})
+    vectors = limits.get("embedding_size")
+    writes = ["chat", "completion"] if told.facts.get("generates", True) else []
+    more = {name: value for name, value in model.facts.items() if value is not None}
+    return more | {
+        "id": model.name,
+        "owned_by": "open-llm-server",
+        "status": told.state,
+        "aliases": [*model.aliases],
+        "context_length": limits.get("context_length", model.facts.get("context_length")),
+        "capabilities": [*writes, *(["embedding"] if vectors else [])],
+        "embedding_dimension": vectors,
+        "copies": len(told.copies),
+    }

@@ -7,22 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..core import EmbedRequest
-from ..errors import InvalidField, ModelNotFound, OpenLLMError
-from ..frames import End
+from ..errors import InvalidField
 from .answer import Answer
 from .ask import Ask, Signature
 from .body import read_body
-from .catalog import Model
-from .collect import Collector
+from .collect import collected
 from .desk import Desk
 from .exchange import Exchange
 from .json_text import dump
-from .metrics import Meter
 from .sse import stream
 from .wire import ignored_header
 
@@ -45,37 +41,16 @@ class Generate:
             exchange, limit=settings.body_limit, timeout_s=settings.body_timeout_s
         )
         ask = self._read(body)
-        model = self._find(ask, exchange)
+        model = desk.find(ask.model, exchange)
         if ask.ignored:
             exchange.extra_headers.append((b"x-ignored-parameters", ignored_header(ask.ignored)))
-        answer = Answer(
-            model,
-            ask.request,
-            exchange,
-            catalog=desk.catalog,
-            drain=desk.drain,
-            settings=settings,
-            meter=Meter(desk.metrics, exchange, model.name),
-            timeout_s=timeout_s,
-        )
+        answer = desk.answer(model, ask, exchange, timeout_s=timeout_s, receive=exchange.receive)
+        signature = model.signature(exchange.id, called=ask.model)
         try:
-            await self._answer(ask, answer, exchange, _signature(ask, model, exchange))
-        except OpenLLMError as error:
-            if error.param is not None:
-                error.param = ask.rename(error.param)
-            raise
+            with ask.renaming():
+                await self._answer(ask, answer, exchange, signature)
         finally:
             await answer.close()
-
-    def _find(self, ask: Ask, exchange: Exchange) -> Model:
-        try:
-            model = self._desk.catalog.find(ask.model)
-        except ModelNotFound:
-            # Never the name that was sent: anyone could fill the metrics with names.
-            exchange.model = "unknown"
-            raise
-        exchange.model = model.name
-        return model
 
     async def _answer(
         self, ask: Ask, answer: Answer, exchange: Exchange, signature: Signature
@@ -85,24 +60,9 @@ class Generate:
             writer = ask.writer(signature)
             await stream(exchange, answer, writer, keep_alive_s=self._desk.settings.keep_alive_s)
             return
-        await answer.open()
-        collector = Collector()
-        while not answer.ended:
-            for frame in await answer.take():
-                collector.add(frame)
-                if isinstance(frame, End):
-                    whole = ask.whole(collector.gathered(frame), signature)
+        whole = ask.whole(await collected(answer), signature)
         large = isinstance(ask.request, EmbedRequest)
         await exchange.respond(200, (await _dump_in_turns(whole) if large else dump(whole)) + b"\n")
-
-
-def _signature(ask: Ask, model: Model, exchange: Exchange) -> Signature:
-    return Signature(
-        id=exchange.id,
-        created=int(time.time()),
-        model=ask.model or model.name,
-        fingerprint=model.fingerprint,
-    )
 
 
 def _timeout(exchange: Exchange, limit_s: float) -> float:

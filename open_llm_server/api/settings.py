@@ -38,6 +38,8 @@ class ApiSettings:
     """Further `Host` values to answer to; "*": any."""
     allowed_origins: tuple[str, ...] = ()
     """Web pages of other sites that may call, as "https://site.example"; "*": any."""
+    probes_only: bool = False
+    """HTTP answers probes and metrics alone: requests come over gRPC."""
     runtime_dir: Path | None = None
     """Where the supervisor puts a file named `draining` before it stops the server."""
 

@@ -135,6 +135,16 @@ class ServerConfig(Settings):
     port: Annotated[int, Field(ge=0, le=65_535)] = Field(
         default=5000, description="TCP port; 0 takes a free one."
     )
+    grpc: bool = Field(
+        default=False,
+        description="Speak gRPC on the port; HTTP answers probes only, on another.",
+    )
+    grpc_port: Annotated[int, Field(ge=0, le=65_535)] | None = Field(
+        default=None, description="Speak gRPC too, on this port; 0 takes a free one."
+    )
+    probe_port: Annotated[int, Field(ge=0, le=65_535)] | None = Field(
+        default=None, description="Port of HTTP with --grpc; default: the one after the port."
+    )
     api_key: tuple[ApiKey, ...] = Field(
         default=(),
         max_length=10_000,
@@ -184,8 +194,30 @@ class ServerConfig(Settings):
         json_schema_extra=PATH,
     )
 
+    @property
+    def http_at(self) -> int:
+        """The port that HTTP is spoken on; 0: a free one."""
+        if not self.grpc:
+            return self.port
+        if self.probe_port is not None:
+            return self.probe_port
+        return self.port + 1 if 0 < self.port < 65_535 else 0
+
+    @property
+    def grpc_at(self) -> int | None:
+        """The port that gRPC is spoken on, if it is; 0: a free one."""
+        return self.port if self.grpc else self.grpc_port
+
     @model_validator(mode="after")
     def _fits_together(self) -> ServerConfig:
+        if self.grpc and self.grpc_port is not None:
+            raise ValueError(
+                "grpc speaks gRPC on the port itself, grpc_port on another beside HTTP: set one"
+            )
+        if self.probe_port is not None and not self.grpc:
+            raise ValueError("probe_port goes with grpc: without it, HTTP has the port")
+        if self.grpc_at and self.grpc_at == self.http_at:
+            raise ValueError("gRPC and HTTP need a port each: choose another for one of them")
         if bool(self.tls_cert) != bool(self.tls_key):
             raise ValueError("TLS needs both tls_cert and tls_key")
         if (self.tls_ca or self.tls_key_password) and not self.tls_cert:

@@ -1,0 +1,180 @@
+"""The grpc.aio server of one API worker: its address, limits, TLS, and its end.
+
+Shares the desk, and with it models, keys, limits and metrics, with the routes over HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from grpc_health.v1 import health_pb2
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from ..api.desk import Desk
+from ..errors import OpenLLMError, StartError
+from . import v1
+from .call import ID, caller_of, metadata
+from .health import Health
+from .servicer import SERVICE, handlers
+from .status import DETAILS, code_of, details_of, message_of
+
+MOST_CALLS = 4096
+"""Calls at once; a model's own queue is full long before."""
+MOST_STREAMS = 1024
+"""Calls at once on one connection."""
+LARGEST_METADATA = 16 * 1024
+PING_EVERY_S = 30
+"""A client that does not answer a ping is gone after `PING_ANSWER_S`."""
+PING_ANSWER_S = 20
+LEAST_PING_S = 10
+"""Clients that ping more often than this, without calls, are hung up on."""
+LONGEST_ANSWER = 512 * 1024**2
+"""Bytes: 2048 vectors of 8192 numbers are 64 MiB."""
+STOP_GRACE_S = 1.0
+"""Past the drain limit, for the answers that are cut to say so."""
+
+if TYPE_CHECKING:
+    Handler = grpc.RpcMethodHandler[Any, Any]
+_REFLECTION = reflection.SERVICE_NAME
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tls:
+    """PEM bytes. With `client_ca`, callers must show a certificate that it signed."""
+
+    key: bytes
+    chain: bytes
+    client_ca: bytes | None = None
+
+    @classmethod
+    def read(cls, *, cert: str, key: str, password: str | None, ca: str | None) -> Tls:
+        """From files. Raises StartError for a key that needs a password, and has the wrong one."""
+        content = Path(key).read_bytes()
+        if password is not None:
+            content = _without_password(content, password)
+        client_ca = Path(ca).read_bytes() if ca else None
+        return cls(key=content, chain=Path(cert).read_bytes(), client_ca=client_ca)
+
+
+class RpcServer:
+    """Listens from `start` to `stop`."""
+
+    def __init__(self, desk: Desk, address: str, tls: Tls | None) -> None:
+        """`address`: HOST:PORT, the host numeric."""
+        self._desk = desk
+        self._address = address
+        self._tls = tls
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self) -> None:
+        """Raises StartError where it cannot listen."""
+        server = grpc.aio.server(
+            interceptors=[_Keys(self._desk)],
+            options=_options(self._desk.settings.body_limit),
+            maximum_concurrent_rpcs=MOST_CALLS,
+        )
+        server.add_generic_rpc_handlers((handlers(self._desk),))
+        add_HealthServicer_to_server(Health(self._desk), server)
+        _reflect(server)
+        try:
+            if self._tls:
+                server.add_secure_port(self._address, _credentials(self._tls))
+            else:
+                server.add_insecure_port(self._address)
+        except RuntimeError as error:
+            raise StartError(
+                f"gRPC cannot listen at {self._address}; choose another port with --grpc-port"
+            ) from error
+        await server.start()
+        self._server = server
+
+    async def stop(self) -> None:
+        """Takes no new calls, and lets the open ones end within the drain limit."""
+        server, self._server = self._server, None
+        if server:
+            await server.stop(self._desk.settings.drain_timeout_s + STOP_GRACE_S)
+
+
+class _Keys(grpc.aio.ServerInterceptor):
+    """The same keys for reflection, which is not ours to change. Our own methods have their edge,
+    and health is open."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        details = handler_call_details
+        if details.method.startswith(f"/{_REFLECTION}/"):
+            sent = details.invocation_metadata
+            try:
+                caller_of(self._desk, metadata(sent, "authorization"), metadata(sent, "x-api-key"))
+            except OpenLLMError as error:
+                return grpc.stream_stream_rpc_method_handler(_refusing(error))
+        return await continuation(details)
+
+
+def _refusing(error: OpenLLMError) -> Any:
+    async def refuse(requests: Any, context: Any) -> None:
+        await context.abort(
+            code_of(error), message_of(error), ((ID, "-"), (DETAILS, details_of(error, id="-")))
+        )
+
+    return refuse
+
+
+def _options(body_limit: int) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", body_limit),
+        ("grpc.max_send_message_length", LONGEST_ANSWER),
+        ("grpc.max_metadata_size", LARGEST_METADATA),
+        ("grpc.max_concurrent_streams", MOST_STREAMS),
+        ("grpc.keepalive_time_ms", PING_EVERY_S * 1000),
+        ("grpc.keepalive_timeout_ms", PING_ANSWER_S * 1000),
+        ("grpc.http2.min_ping_interval_without_data_ms", LEAST_PING_S * 1000),
+        # The supervisor holds the port for all of its workers, also while one is replaced.
+        ("grpc.so_reuseport", 1),
+        # Compressed messages are unpacked before anyone looks at their size.
+        ("grpc.default_compression_algorithm", int(grpc.Compression.NoCompression)),
+    ]
+
+
+def _reflect(server: grpc.aio.Server) -> None:
+    pool = v1.POOL
+    for file in (health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
+        pool.AddSerializedFile(file.serialized_pb)
+    names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, _REFLECTION)
+    reflection.enable_server_reflection(names, server, pool=pool)
+
+
+def _credentials(tls: Tls) -> grpc.ServerCredentials:
+    return grpc.ssl_server_credentials(
+        [(tls.key, tls.chain)],
+        root_certificates=tls.client_ca,
+        require_client_auth=tls.client_ca is not None,
+    )
+
+
+def _without_password(key: bytes, password: str) -> bytes:
+    from cryptography.hazmat.primitives import serialization
+
+    try:
+        loaded = serialization.load_pem_private_key(key, password.encode())
+    except (ValueError, TypeError) as error:
+        raise StartError(
+            f"the TLS key cannot be opened with its password: {error}; give the right one with "
+            "OPEN_LLM_TLS_KEY_PASSWORD"
+        ) from error
+    return loaded.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
