@@ -11,9 +11,9 @@ BIN     := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime
 TESTING := $(VENV)/.testing
 PIP     := $(BIN)/python -m pip --disable-pip-version-check
-SOURCES := open_llm_server tests scripts benchmarks models
+SOURCES := open_llm_server client tests scripts benchmarks models
 
-.PHONY: help setup serve test check lint format bench soak fuzz docs clean
+.PHONY: help setup serve test check lint format bench soak fuzz docs proto clean
 .DEFAULT_GOAL := help
 
 help: ## what there is
@@ -28,9 +28,9 @@ $(VENV)/bin/python:
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) install --quiet --upgrade 'pip>=25.1'
 
-$(RUNTIME): pyproject.toml scripts/setup_llama_cpp.py | $(VENV)/bin/python
+$(RUNTIME): pyproject.toml client/pyproject.toml scripts/setup_llama_cpp.py | $(VENV)/bin/python
 	@echo "installing the server and what it needs"
-	@$(PIP) install --quiet --editable .
+	@$(PIP) install --quiet --editable ./client --editable '.[grpc]'
 	@$(BIN)/python scripts/setup_llama_cpp.py
 	@touch $@
 
@@ -70,6 +70,9 @@ fuzz: $(TESTING) ## look for inputs that break the readers of weights, for SECON
 
 docs: $(TESTING) ## write the pages of docs/ that the program says of itself
 	@$(BIN)/python scripts/make_docs.py
+
+proto: $(TESTING) ## make the Python form of the proto, for server and client
+	@$(BIN)/python scripts/make_proto.py
 
 clean: ## remove what these commands made
 	rm -rf $(VENV) .bench dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -13,10 +13,10 @@ import time
 from collections.abc import Collection
 from pathlib import Path
 
-from . import batching, front, gate, importing, ready, report, serve, torch_gpu, torch_serve
+from . import batching, doors, front, gate, importing, ready, report, serve, torch_gpu, torch_serve
 from .models import BUILD, cached
 
-PARTS = ("serve", "front", "batching", "torch", "store")
+PARTS = ("serve", "front", "batching", "torch", "store", "doors")
 
 
 def main() -> int:
@@ -65,6 +65,8 @@ def _measure(
     if "store" in parts:
         rows += gate.run(chosen.rounds) + importing.run(chosen.rounds)
         rows += ready.run(rounds=chosen.rounds, threads=chosen.threads)
+    if "doors" in parts:
+        rows += doors.run(cached(), threads=chosen.threads, rounds=chosen.rounds)
     return rows
 
 

@@ -83,9 +83,23 @@ def _perplexity() -> click.Command:
     return cli_perplexity.command(_COMMANDS["perplexity"][0], _resolve)
 
 
+def _chat() -> click.Command:
+    from . import cli_chat
+
+    return cli_chat.command(_COMMANDS["chat"][0])
+
+
+def _query() -> click.Command:
+    from . import cli_query
+
+    return cli_query.command(_COMMANDS["query"][0])
+
+
 # Name -> (line in the help, what makes the command). A command is made when it is asked for.
 _COMMANDS: dict[str, tuple[str, Callable[[], click.Command]]] = {
-    "start": ("Serve models over HTTP.", _start),
+    "start": ("Serve models over HTTP and gRPC.", _start),
+    "chat": ("Talk to a model.", _chat),
+    "query": ("Ask a running server one question.", _query),
     "config": ("Print every value and where it comes from.", _config),
     "models": ("List the models there are, and keep the imported ones.", _models),
     "import": ("Bring a model's weights to this machine.", _import),

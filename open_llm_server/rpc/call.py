@@ -28,9 +28,10 @@ ID = "x-request-id"
 class Call(Visit):
     """A visit over gRPC."""
 
-    def __init__(self, context: Context, path: str) -> None:
+    def __init__(self, context: Context, path: str, *, known: bool) -> None:
         super().__init__(method="RPC", path=path)
-        self.route = path
+        if known:
+            self.route = path
         self.context = context
         self._code: grpc.StatusCode | None = None
         shown = self.metadata(ID)
@@ -52,6 +53,14 @@ class Call(Visit):
     def done(self) -> None:
         self._code = grpc.StatusCode.OK
 
+    def left(self) -> None:
+        """Nobody waits for the answer any more."""
+        left_s: float | None = self.context.time_remaining()
+        if left_s is not None and left_s <= 0:
+            self.reason, self._code = DeadlineExceeded.code, grpc.StatusCode.DEADLINE_EXCEEDED
+        else:
+            self.reason = "client_gone"
+
     async def refuse(self, error: OpenLLMError) -> None:
         """Ends the call with an error: nothing runs after it."""
         self.reason, self._code = error.code, code_of(error)
@@ -63,18 +72,18 @@ class Call(Visit):
 
 
 @asynccontextmanager
-async def edge(desk: Desk, context: Context, path: str) -> AsyncIterator[Call]:
-    """Around the whole of one call."""
-    call = Call(context, path)
+async def edge(
+    desk: Desk, context: Context, path: str, *, known: bool = True
+) -> AsyncIterator[Call]:
+    """Around the whole of one call. Paths that are not `known` are not counted by name."""
+    call = Call(context, path, known=known)
     try:
         call.caller = caller_of(desk, call.metadata("authorization"), call.metadata("x-api-key"))
         context.set_trailing_metadata(((ID, call.id),))
         yield call
         call.done()
     except asyncio.CancelledError:
-        left: float | None = context.time_remaining()
-        late = left is not None and left <= 0
-        call.reason = DeadlineExceeded.code if late else "client_gone"
+        call.left()
         raise
     except ClientGone:
         call.reason = "client_gone"

@@ -7,6 +7,7 @@ in the same words. Knows no call, no port and no grpc.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -121,8 +122,17 @@ def _head(request: Any) -> dict[str, Any]:
     if request.HasField("prompt"):
         body["prompt"] = request.prompt
     for field, value in request.sampling.ListFields():
-        body[field.name] = [*value.texts] if isinstance(value, v1.StopSequence) else value
+        body[field.name] = _jsonable(field.name, value)
     return body
+
+
+def _jsonable(name: str, value: Any) -> Any:
+    if isinstance(value, v1.StopSequence):
+        return [*value.texts]
+    # JSON has no words for these: no body could say them.
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InvalidField(f"{name}: Input should be a finite number", param=name)
+    return value
 
 
 def _input(item: v1.EmbedInput, place: int) -> str | list[int]:

@@ -5,10 +5,9 @@ Shares the desk, and with it models, keys, limits and metrics, with the routes o
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc_health.v1 import health_pb2
@@ -16,18 +15,19 @@ from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from ..api.desk import Desk
-from ..errors import OpenLLMError, StartError
+from ..errors import StartError
 from . import v1
-from .call import ID, caller_of, metadata
+from .admission import Admission
 from .health import Health
 from .servicer import SERVICE, handlers
-from .status import DETAILS, code_of, details_of, message_of
 
 MOST_CALLS = 4096
 """Calls at once; a model's own queue is full long before."""
 MOST_STREAMS = 1024
 """Calls at once on one connection."""
 LARGEST_METADATA = 16 * 1024
+LARGEST_NUMBER = 2**31 - 1
+"""Of gRPC's own options."""
 PING_EVERY_S = 30
 """A client that does not answer a ping is gone after `PING_ANSWER_S`."""
 PING_ANSWER_S = 20
@@ -38,8 +38,6 @@ LONGEST_ANSWER = 512 * 1024**2
 STOP_GRACE_S = 1.0
 """Past the drain limit, for the answers that are cut to say so."""
 
-if TYPE_CHECKING:
-    Handler = grpc.RpcMethodHandler[Any, Any]
 _REFLECTION = reflection.SERVICE_NAME
 
 
@@ -69,12 +67,13 @@ class RpcServer:
         self._desk = desk
         self._address = address
         self._tls = tls
+        self._admission = Admission(desk)
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> None:
         """Raises StartError where it cannot listen."""
         server = grpc.aio.server(
-            interceptors=[_Keys(self._desk)],
+            interceptors=[self._admission],
             options=_options(self._desk.settings.body_limit),
             maximum_concurrent_rpcs=MOST_CALLS,
         )
@@ -94,46 +93,26 @@ class RpcServer:
         self._server = server
 
     async def stop(self) -> None:
-        """Takes no new calls, and lets the open ones end within the drain limit."""
+        """Lets the open calls end within the drain limit, and takes no new ones.
+
+        Those hear of the drain meanwhile, where the supervisor has announced one: grpc itself
+        would hang up on them.
+        """
         server, self._server = self._server, None
         if server:
-            await server.stop(self._desk.settings.drain_timeout_s + STOP_GRACE_S)
+            limit_s = self._desk.settings.drain_timeout_s + STOP_GRACE_S
+            closing = [] if self._desk.drain.active() else [server.stop(limit_s)]
+            await asyncio.gather(*closing, self._stop_when_quiet(server, limit_s))
 
-
-class _Keys(grpc.aio.ServerInterceptor):
-    """The same keys for reflection, which is not ours to change. Our own methods have their edge,
-    and health is open."""
-
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler | None:
-        details = handler_call_details
-        if details.method.startswith(f"/{_REFLECTION}/"):
-            sent = details.invocation_metadata
-            try:
-                caller_of(self._desk, metadata(sent, "authorization"), metadata(sent, "x-api-key"))
-            except OpenLLMError as error:
-                return grpc.stream_stream_rpc_method_handler(_refusing(error))
-        return await continuation(details)
-
-
-def _refusing(error: OpenLLMError) -> Any:
-    async def refuse(requests: Any, context: Any) -> None:
-        await context.abort(
-            code_of(error), message_of(error), ((ID, "-"), (DETAILS, details_of(error, id="-")))
-        )
-
-    return refuse
+    async def _stop_when_quiet(self, server: grpc.aio.Server, limit_s: float) -> None:
+        # Who watches health stays for ever, and is not waited for.
+        await self._admission.quiet(limit_s)
+        await server.stop(STOP_GRACE_S)
 
 
 def _options(body_limit: int) -> list[tuple[str, int]]:
     return [
-        ("grpc.max_receive_message_length", body_limit),
+        ("grpc.max_receive_message_length", min(body_limit, LARGEST_NUMBER)),
         ("grpc.max_send_message_length", LONGEST_ANSWER),
         ("grpc.max_metadata_size", LARGEST_METADATA),
         ("grpc.max_concurrent_streams", MOST_STREAMS),
@@ -142,8 +121,8 @@ def _options(body_limit: int) -> list[tuple[str, int]]:
         ("grpc.http2.min_ping_interval_without_data_ms", LEAST_PING_S * 1000),
         # The supervisor holds the port for all of its workers, also while one is replaced.
         ("grpc.so_reuseport", 1),
-        # Compressed messages are unpacked before anyone looks at their size.
-        ("grpc.default_compression_algorithm", int(grpc.Compression.NoCompression)),
+        # A small message that unpacks to a huge one is not unpacked; only "identity" is taken.
+        ("grpc.compression_enabled_algorithms_bitset", 1),
     ]
 
 
@@ -168,7 +147,10 @@ def _without_password(key: bytes, password: str) -> bytes:
 
     try:
         loaded = serialization.load_pem_private_key(key, password.encode())
-    except (ValueError, TypeError) as error:
+    except TypeError:
+        # It needs none: over HTTP, that is no error either.
+        return key
+    except ValueError as error:
         raise StartError(
             f"the TLS key cannot be opened with its password: {error}; give the right one with "
             "OPEN_LLM_TLS_KEY_PASSWORD"

@@ -19,6 +19,7 @@ from .call import Call, Context, edge
 from .stream import Event, Events
 
 SERVICE = "open_llm.v1.OpenLLM"
+METHODS = ("Chat", "ChatStream", "Complete", "CompleteStream", "Embed", "ListModels")
 Body = Callable[[bytes], bytes]
 Read = Callable[[bytes], Ask]
 Respond = Callable[[Mapping[str, Any]], Awaitable[Any]]

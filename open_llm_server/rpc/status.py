@@ -19,8 +19,10 @@ from ..errors import OpenLLMError
 
 DOMAIN = "open-llm-server"
 DETAILS = "grpc-status-details-bin"
-LONGEST_MESSAGE = 2000
-"""Characters of a message: metadata travels as headers, and those are bounded."""
+LONGEST_MESSAGE = 1500
+"""Bytes of a message. It travels twice, each byte as up to three: clients take 8 KiB of headers."""
+LONGEST_FACT = 500
+"""Characters of a fact's JSON; a longer one is left out."""
 
 
 def code_of(error: OpenLLMError) -> grpc.StatusCode:
@@ -37,10 +39,11 @@ def details_of(error: OpenLLMError, *, id: str) -> bytes:
         "may_repeat": error.may_repeat,
         **error.extra,
     }
+    texts = {name: json.dumps(value) for name, value in facts.items() if value is not None}
     info = ErrorInfo(
         reason=error.code.upper(),
         domain=DOMAIN,
-        metadata={name: json.dumps(value) for name, value in facts.items() if value is not None},
+        metadata={name: text for name, text in texts.items() if len(text) <= LONGEST_FACT},
     )
     details: list[Message] = [info]
     if error.retry_after is not None:
@@ -58,4 +61,5 @@ def details_of(error: OpenLLMError, *, id: str) -> bytes:
 
 
 def message_of(error: OpenLLMError) -> str:
-    return error.message[:LONGEST_MESSAGE]
+    """What both ends can carry: never half a character, nor a lone surrogate."""
+    return error.message.encode("utf-8", "replace")[:LONGEST_MESSAGE].decode("utf-8", "ignore")

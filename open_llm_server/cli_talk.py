@@ -1,0 +1,211 @@
+"""A conversation in a terminal: lines in, streamed answers out, commands that begin with a slash.
+
+Owns what is typed and shown. The history is the client's conversation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import click
+
+from . import cli_ask
+
+if TYPE_CHECKING:
+    import open_llm_client
+
+PROMPT = ">>> "
+MORE = "... "
+FENCE = '"""'
+"""Alone on a line: a message of several lines begins or ends."""
+HELP = f"""\
+/help             this list
+/model [NAME]     the models there are, or talk to another from here on
+/system [TEXT]    what the model is told beforehand; without TEXT, nothing any more
+/save FILE        write the conversation to FILE, as JSON
+/clear            begin anew
+/bye              leave; so does Ctrl-D
+{FENCE}               on a line by itself: begins and ends a message of several lines
+Ctrl-C            stops an answer; the question is then as if it had not been asked"""
+
+
+class Talk:
+    """One conversation."""
+
+    def __init__(
+        self,
+        client: open_llm_client.Client,
+        *,
+        model: str | None,
+        system: str | None,
+        sampling: Mapping[str, Any],
+    ) -> None:
+        self._client = client
+        self._model = model
+        self._system = system
+        self._sampling = dict(sampling)
+        self._conversation = self._begin()
+        self._commands: dict[str, Callable[[str], None]] = {
+            "/help": lambda _: click.echo(HELP),
+            "/model": self._choose,
+            "/system": self._tell,
+            "/save": self._save,
+            "/clear": lambda _: self._clear(),
+        }
+
+    def run(self, source: TextIO) -> None:
+        """Until the end of `source`, or until `/bye`. Raises what the first answer of a piped
+        conversation fails with."""
+        person = source.isatty()
+        if person:
+            _edit_lines()
+            click.echo(f"talking to {self._name()}; /help lists commands, Ctrl-D ends")
+        for line in _lines(source, person=person):
+            text = line.strip()
+            if text == "/bye":
+                return
+            if text.startswith("/"):
+                self._command(text)
+            elif text:
+                self._ask(line, keep_going=person)
+
+    def _ask(self, text: str, *, keep_going: bool) -> None:
+        import open_llm_client
+
+        try:
+            with self._conversation.say(text, stream=True) as stream:
+                for delta in stream:
+                    click.echo(cli_ask.shown(delta.text), nl=False)
+            click.echo()
+        except KeyboardInterrupt:
+            click.echo("\n(stopped)")
+        except open_llm_client.OpenLLMError as error:
+            if not keep_going:
+                raise
+            click.echo(f"error: {cli_ask.words_of(error)}", err=True)
+
+    # -- commands ---------------------------------------------------------------------------
+
+    def _command(self, text: str) -> None:
+        from .config.words import suggest
+
+        name, _, rest = text.partition(" ")
+        act = self._commands.get(name)
+        if act is None:
+            click.echo(
+                f"there is no {name}{suggest(name, [*self._commands, '/bye'])}; /help lists what "
+                "there is"
+            )
+            return
+        act(rest.strip())
+
+    def _choose(self, name: str) -> None:
+        import open_llm_client
+
+        try:
+            models = self._client.models()
+        except open_llm_client.OpenLLMError as error:
+            click.echo(f"error: {cli_ask.words_of(error)}", err=True)
+            return
+        if not name:
+            current = self._model or (models[0].id if models else "")
+            for model in models:
+                mark = "*" if model.id == current else " "
+                click.echo(f"{mark} {cli_ask.shown(model.id)}  {cli_ask.shown(model.status)}")
+            return
+        if not any(name in (model.id, *model.aliases) for model in models):
+            known = ", ".join(model.id for model in models)
+            click.echo(f"there is no model {name} here; there is {cli_ask.shown(known)}")
+            return
+        self._model = name
+        self._go_on_with(self._conversation.messages)
+        click.echo(f"now talking to {name}")
+
+    def _tell(self, text: str) -> None:
+        self._system = text or None
+        turns = [turn for turn in self._conversation.messages if turn["role"] != "system"]
+        self._conversation = self._begin()
+        self._conversation.messages.extend(turns)
+        click.echo("the model is told so from here on" if text else "the model is told nothing")
+
+    def _save(self, name: str) -> None:
+        if not name:
+            click.echo("say where: /save FILE")
+            return
+        path = Path(name).expanduser()
+        facts = {"model": self._model, "messages": self._conversation.messages}
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                file.write(json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+        except FileExistsError:
+            click.echo(f"{path} exists already; name another file")
+        except (OSError, ValueError) as error:
+            click.echo(f"{path} cannot be written: {getattr(error, 'strerror', error)}")
+        else:
+            click.echo(f"saved as {path}")
+
+    def _clear(self) -> None:
+        self._conversation = self._begin()
+        click.echo("the conversation begins anew")
+
+    # -- parts ------------------------------------------------------------------------------
+
+    def _begin(self) -> open_llm_client.Conversation:
+        return self._client.conversation(
+            system=self._system, **({"model": self._model} if self._model else {}), **self._sampling
+        )
+
+    def _go_on_with(self, messages: list[dict[str, str]]) -> None:
+        self._conversation = self._begin()
+        self._conversation.messages[:] = messages
+
+    def _name(self) -> str:
+        return self._model or "the server's first model"
+
+
+def _lines(source: TextIO, *, person: bool) -> Iterator[str]:
+    """Messages: a line each, or several between two fences. Ctrl-C throws a begun one away."""
+    block: list[str] | None = None
+    while True:
+        try:
+            line = _line(source, PROMPT if block is None else MORE, person=person)
+        except KeyboardInterrupt:
+            block = None
+            click.echo()
+            continue
+        if line is None:
+            if person:
+                click.echo()
+            return
+        if line.strip() == FENCE:
+            if block is None:
+                block = []
+            else:
+                yield "\n".join(block)
+                block = None
+        elif block is None:
+            yield line
+        else:
+            block.append(line)
+
+
+def _line(source: TextIO, prompt: str, *, person: bool) -> str | None:
+    if not person:
+        line = source.readline()
+        return line.rstrip("\n") if line else None
+    try:
+        return input(prompt)
+    except EOFError:
+        return None
+
+
+def _edit_lines() -> None:
+    """Arrow keys and earlier lines, where this Python has them."""
+    with contextlib.suppress(ImportError):
+        import readline
+
+        readline.set_auto_history(True)
