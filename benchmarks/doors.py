@@ -2,9 +2,8 @@
 
     python -m benchmarks doors [--rounds N]
 
-The same completions, 16 at once, over both doors of one server in turn: with real weights, and with
-the fake engine as fast as it goes, where there is nothing but the doors. Callers over HTTP are raw
-sockets, callers over gRPC are grpc.aio without the client package.
+The same completions, 16 at once, over both doors of one server in turn, by the client package: with
+real weights, and with the fake engine as fast as it goes, where there is nothing but the doors.
 """
 
 from __future__ import annotations
@@ -18,12 +17,15 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .clients import HANG_S, Answer, Load, measure
+from .clients import HANG_S, Answer, Load
 from .prompts import NEW_TOKENS, SAMPLING, Prompt, Prompts
 from .report import Row
 from .servers import CONTEXT, MODEL, SLOTS, Server, free_port, ours
+
+if TYPE_CHECKING:
+    import open_llm_client
 
 STREAMS = 16
 EACH = 2
@@ -47,77 +49,64 @@ def run(weights: Path, *, threads: int, rounds: int) -> list[Row]:
 
 
 def _streams(server: Server, port: int, rounds: int, what: str, *, target: bool) -> list[Row]:
-    over_http: list[Load] = []
-    over_grpc: list[Load] = []
+    doors = {"grpc": f"grpc://127.0.0.1:{port}", "http": f"http://127.0.0.1:{server.port}"}
+    loads: dict[str, list[Load]] = {name: [] for name in doors}
     prompts = Prompts(seed=5).prompts(STREAMS * EACH)
-    measure(server.port, server.model, prompts[:STREAMS], STREAMS)
-    asyncio.run(_callers(port, server.model, prompts[:STREAMS]))
+    for url in doors.values():
+        asyncio.run(_callers(url, server.model, prompts[:STREAMS]))
     for _ in range(rounds):
-        over_http.append(measure(server.port, server.model, prompts, STREAMS))
-        over_grpc.append(asyncio.run(_callers(port, server.model, prompts)))
-    if faults := [fault for load in (*over_http, *over_grpc) for fault in load.faults]:
+        for name, url in doors.items():
+            loads[name].append(asyncio.run(_callers(url, server.model, prompts)))
+    if faults := [fault for way in loads.values() for load in way for fault in load.faults]:
         raise RuntimeError(f"{len(faults)} streams failed: {faults[0]}")
-    rates = [_median([load.tokens_per_s for load in way]) for way in (over_grpc, over_http)]
-    first = [
-        _median([statistics.median(load.first_s) for load in way]) for way in (over_grpc, over_http)
-    ]
+    rates = {name: _median([load.tokens_per_s for load in way]) for name, way in loads.items()}
+    first = {
+        name: _median([_median(load.first_s) for load in way]) * 1000 for name, way in loads.items()
+    }
     return [
         Row(
             f"gRPC over HTTP, {STREAMS} streams, {what}: tokens/s",
-            rates[0] / rates[1],
+            rates["grpc"] / rates["http"],
             target=1.0 if target else None,
-            detail=f"{rates[0]:.0f} and {rates[1]:.0f}",
+            detail=f"{rates['grpc']:.0f} and {rates['http']:.0f}",
         ),
         Row(
             f"gRPC over HTTP, {STREAMS} streams, {what}: time to first token",
-            first[0] / first[1],
+            first["grpc"] / first["http"],
             target=1.0 if target else None,
             at_least=False,
-            detail=f"{first[0] * 1000:.0f} and {first[1] * 1000:.0f} ms",
+            detail=f"{first['grpc']:.0f} and {first['http']:.0f} ms",
         ),
     ]
 
 
-async def _callers(port: int, model: str, prompts: Sequence[Prompt]) -> Load:
-    """What `clients.measure` does, over gRPC: a connection for each completion, too."""
+async def _callers(url: str, model: str, prompts: Sequence[Prompt]) -> Load:
+    """All `prompts`, 16 at a time; who is done takes the next."""
+    import open_llm_client
+
     load, waiting = Load(), list(reversed(prompts))
 
-    async def caller() -> None:
-        while waiting:
-            load.answers.append(await _stream(port, model, waiting.pop()))
+    async with open_llm_client.create(url, model=model, timeout=HANG_S) as client:
 
-    await asyncio.gather(*(caller() for _ in range(STREAMS)))
+        async def caller() -> None:
+            while waiting:
+                load.answers.append(await _stream(client, waiting.pop()))
+
+        await asyncio.gather(*(caller() for _ in range(STREAMS)))
     return load
 
 
-async def _stream(port: int, model: str, prompt: Prompt) -> Answer:
-    import grpc
-
-    from open_llm_server.rpc import v1
-
-    sampling = v1.Sampling(max_tokens=NEW_TOKENS, seed=prompt.seed, **SAMPLING)
-    request = v1.CompleteRequest(model=model, prompt=prompt.text, sampling=sampling)
+async def _stream(client: open_llm_client.Client, prompt: Prompt) -> Answer:
     answer = Answer(time.perf_counter())
-    try:
-        # One connection for all would share a window, and grpc would keep it between rounds.
-        options = [("grpc.use_local_subchannel_pool", 1)]
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options) as channel:
-            call = channel.unary_stream(
-                "/open_llm.v1.OpenLLM/CompleteStream",
-                request_serializer=v1.CompleteRequest.SerializeToString,
-                response_deserializer=v1.CompleteStreamResponse.FromString,
-            )
-            async for event in call(request, timeout=HANG_S):
-                if event.WhichOneof("event") == "delta":
-                    answer.pieces += 1
-                    answer.first_s = answer.first_s or time.perf_counter() - answer.started_at
-                elif event.WhichOneof("event") == "end":
-                    answer.ended_at = time.perf_counter()
-    except grpc.RpcError as error:
-        answer.fault = str(error)
-    if not answer.ended_at:
-        answer.fault = answer.fault or "the stream had no end"
-        answer.ended_at = time.perf_counter()
+    async with await client.async_complete(
+        prompt.text, max_tokens=NEW_TOKENS, seed=prompt.seed, stream=True, **SAMPLING
+    ) as stream:
+        async for _ in stream:
+            answer.pieces += 1
+            answer.first_s = answer.first_s or time.perf_counter() - answer.started_at
+    answer.ended_at = time.perf_counter()
+    if stream.answer.finish_reasons != ["length"]:
+        answer.fault = f"it ended with {stream.answer.finish_reasons}"
     return answer
 
 

@@ -90,7 +90,7 @@ def failing() -> Iterator[None]:
     except open_llm_client.OpenLLMError as error:
         click.echo(f"error: {words_of(error)}", err=True)
         raise click.exceptions.Exit(exit_code(error)) from None
-    except TypeError as error:  # a value of the wrong kind for the client
+    except (TypeError, ValueError) as error:  # nothing was sent: a URL that is none, for example
         raise click.UsageError(str(error)) from error
 
 

@@ -16,6 +16,7 @@ from .cli_progress import shown
 
 if TYPE_CHECKING:
     from .store.manifest import Entry
+    from .store.progress import Listener, Progress
 
 SCHEMES = ("q8_0", "q4_k_m", "int8")
 
@@ -61,7 +62,6 @@ def _run(
 ) -> None:
     from .config.models import parse_models
     from .errors import ConfigurationError
-    from .store import catalog
     from .store.importing import import_model
 
     specs = parse_models([model])
@@ -70,20 +70,20 @@ def _run(
             f"import takes one model at a time, and {model!r} names {len(specs)}; a comma in a "
             "path is written \\,"
         )
-    before = {_identity(entry) for entry in catalog.entries()}
     try:
         with shown() as listener:
+            watch = _Watch(listener)
             entry = import_model(
                 str(specs[0]),
                 revision=revision,
                 quantize=quantize,
                 convert_pickles=convert_pickles,
-                listener=listener,
+                listener=watch.hear,
             )
     except KeyboardInterrupt:
         click.echo("stopped; the same command goes on from here", err=True)
         raise click.Abort from None
-    new = _identity(entry) not in before
+    new = watch.is_new(entry)
     start = f"open-llm-server start {shlex.quote(start_name(model, entry))}"
     if as_json:
         from .cli_entries import as_json as facts
@@ -91,6 +91,32 @@ def _run(
         click.echo(json.dumps({"imported": new, "start": start, **facts(entry)}, indent=2))
     else:
         click.echo(_words(entry, start, new=new))
+
+
+class _Watch:
+    """Tells what an import has made from what was there, or was made by another meanwhile."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._phase = ""
+        self._made = False
+        self._before = _identities()
+
+    def hear(self, progress: Progress) -> None:
+        if self._phase == "waiting" != progress.phase:
+            self._before = _identities()
+        self._phase = progress.phase
+        self._made = self._made or progress.phase == "finishing"
+        self._listener(progress)
+
+    def is_new(self, entry: Entry) -> bool:
+        return self._made and _identity(entry) not in self._before
+
+
+def _identities() -> set[tuple[str, int | None]]:
+    from .store import catalog
+
+    return {_identity(entry) for entry in catalog.entries()}
 
 
 def _identity(entry: Entry) -> tuple[str, int | None]:

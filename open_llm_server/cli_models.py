@@ -272,8 +272,10 @@ def _named(text: str) -> Entry:
     try:
         return catalog.get(text)
     except WeightsError as error:
-        near = nearest(text, cards())
-        if near is None:
+        near, name = nearest(text, cards()), text.partition(":")[0]
+        if near is None or any(
+            folder.parent.name == name for folder in (*catalog.broken(), *catalog.newer())
+        ):
             raise
         raise WeightsError(
             f"{text} is neither in the store nor a card; did you mean {near!r}?"
@@ -285,14 +287,16 @@ def _only(text: str) -> Entry | Path:
     from .cli_entries import tag_of
     from .store import catalog
 
-    for folder in catalog.broken():
-        if tag_of(folder) == text:
-            return folder
-    versions = [] if ":" in text else catalog.entries(text)
+    name, colon, _ = text.partition(":")
+    damaged = {tag_of(folder): folder for folder in catalog.broken(name)}
+    if text in damaged:
+        return damaged[text]
+    versions = [] if colon else [*damaged, *(str(entry.tag) for entry in catalog.entries(name))]
     if len(versions) > 1:
-        tags = ", ".join(str(entry.tag) for entry in versions)
-        raise ConfigurationError(f"{text} has several versions; name those to remove: {tags}")
-    return catalog.get(text)
+        raise ConfigurationError(
+            f"{text} has several versions; name those to remove: {', '.join(versions)}"
+        )
+    return damaged[versions[0]] if damaged and versions else catalog.get(text)
 
 
 def _folder(what: Entry | Path) -> Path:

@@ -146,7 +146,9 @@ def _middle(progress: Progress, seconds: float) -> str:
     if progress.total is None:
         parts = [f"{progress.phase} {figures.amount}".rstrip(), f"{duration(seconds)} so far"]
     elif progress.phase in BYTES:
+        silence = printable(progress.note) if progress.silent_s else ""
         parts = [f"{progress.phase} {figures.share} of {figures.total}", figures.rate, figures.left]
+        parts.append(silence)
     else:
         parts = [f"{progress.phase} {figures.amount or figures.share}", figures.left]
     return ", ".join(filter(None, parts))

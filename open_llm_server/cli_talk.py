@@ -96,10 +96,8 @@ class Talk:
         name, _, rest = text.partition(" ")
         act = self._commands.get(name)
         if act is None:
-            click.echo(
-                f"there is no {name}{suggest(name, [*self._commands, '/bye'])}; /help lists what "
-                "there is"
-            )
+            hint = suggest(name, [*self._commands, "/bye"]) or "; /help lists what there is"
+            click.echo(f"there is no {cli_ask.shown(name)}{hint}")
             return
         act(rest.strip())
 
@@ -155,9 +153,7 @@ class Talk:
     # -- parts ------------------------------------------------------------------------------
 
     def _begin(self) -> open_llm_client.Conversation:
-        return self._client.conversation(
-            system=self._system, **({"model": self._model} if self._model else {}), **self._sampling
-        )
+        return self._client.conversation(system=self._system, model=self._model, **self._sampling)
 
     def _go_on_with(self, messages: list[dict[str, str]]) -> None:
         self._conversation = self._begin()
