@@ -31,7 +31,8 @@ STREAMS = 16
 EACH = 2
 """Completions that each stream makes, one after the other."""
 CALLS = 300
-CHAT = {"prompt": "How are you?", "max_tokens": 4}
+_SAMPLING: Any = SAMPLING
+QUESTION, FEW = "How are you?", 4
 IMPORT_S, ADDED_MS = 0.25, 1.0
 
 
@@ -99,7 +100,7 @@ async def _callers(url: str, model: str, prompts: Sequence[Prompt]) -> Load:
 async def _stream(client: open_llm_client.Client, prompt: Prompt) -> Answer:
     answer = Answer(time.perf_counter())
     async with await client.async_complete(
-        prompt.text, max_tokens=NEW_TOKENS, seed=prompt.seed, stream=True, **SAMPLING
+        prompt.text, max_tokens=NEW_TOKENS, seed=prompt.seed, stream=True, **_SAMPLING
     ) as stream:
         async for _ in stream:
             answer.pieces += 1
@@ -118,14 +119,14 @@ def _added(server: Server, rounds: int) -> Row:
     bare, ours_s = [], []
     with open_llm_client.create(url) as client:
         connection = http.client.HTTPConnection("127.0.0.1", server.port)
-        body = json.dumps(CHAT).encode()
+        body = json.dumps({"prompt": QUESTION, "max_tokens": FEW}).encode()
 
         def raw() -> Any:
             connection.request("POST", "/chat", body, {"Content-Type": "application/json"})
             return connection.getresponse().read()
 
         def chat() -> Any:
-            return client.chat(CHAT["prompt"], max_tokens=CHAT["max_tokens"])
+            return client.chat(QUESTION, max_tokens=FEW)
 
         for _ in range(rounds):
             bare.append(_each_s(raw))

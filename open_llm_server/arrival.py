@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import sys
 import threading
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from .config.resolved import ModelPlan
     from .store.progress import Progress
 
+log = logging.getLogger(__name__)
 LOADING_RETRY_S = 2.0
 """Suggested to callers while a model is being loaded."""
 IMPORT_RETRY_S = 10.0
@@ -82,7 +84,8 @@ class Arrival:
         """The plan with its weights on this machine, and room for them in memory.
 
         A model that was replaced in the store since this server has loaded it stays what it was,
-        as long as it is there. Raises StartError, or GivenUp after `give_up`.
+        as long as it is there; what it becomes then is logged. Raises StartError, or GivenUp after
+        `give_up`.
         """
         plan = self._located()
         if plan.missing:
@@ -132,6 +135,15 @@ class Arrival:
         return plan.model_copy(update={"stored": stored})
 
     def _remember(self, plan: ModelPlan) -> None:
+        before = self._remembered() or self._plan.stored
+        if before and plan.stored and _version(before) != _version(plan.stored):
+            log.warning(
+                "the store no longer has %s, which model %s served until now; it serves %s from "
+                "now on. To have the other back, import it and start again",
+                _tag(before),
+                plan.name,
+                _tag(plan.stored),
+            )
         if self._pin and plan.stored:
             self._pin.write_text(plan.stored)
 
@@ -149,6 +161,20 @@ class Arrival:
             line = f"{PROGRESS}{json.dumps(asdict(told))}\n".encode()
             # One write, so that lines of other threads do not fall into it.
             os.write(sys.stderr.fileno(), line)
+
+
+def _tag(stored: str) -> str:
+    """As what `stored` is in the store; a path elsewhere is its own name."""
+    from .store.places import models
+
+    with contextlib.suppress(ValueError):
+        return ":".join(Path(stored).relative_to(models()).parts[:2])
+    return stored
+
+
+def _version(stored: str) -> str:
+    """The same for the same commit, file and scheme, whatever it is called."""
+    return _tag(stored).rpartition(":")[2]
 
 
 def facts_of(progress: Progress) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import click
 if TYPE_CHECKING:
     import open_llm_client
 
+ENDPOINT = "OPEN_LLM_ENDPOINT"
 REFUSED = 2
 NO_SERVER = 69  # EX_UNAVAILABLE of sysexits.h
 LATER = 75  # EX_TEMPFAIL
@@ -31,6 +32,7 @@ def server_options() -> list[click.Option]:
     return [
         click.Option(
             ["--url"],
+            envvar=ENDPOINT,
             metavar="URL",
             help="The server, as http://, https://, grpc:// or grpcs://.  [env: OPEN_LLM_ENDPOINT; "
             "default: http://127.0.0.1:5000]",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,6 @@ from . import cli_ask
 if TYPE_CHECKING:
     import open_llm_client
 
-ENDPOINT = "OPEN_LLM_ENDPOINT"
 BUILT_IN = "tiny"
 LOOK_S = 5.0
 """For a server at the usual place to say that it is there."""
@@ -66,7 +64,7 @@ def _server(
         try:
             client.health(timeout=min(timeout, LOOK_S))
         except (open_llm_client.ConnectionFailed, open_llm_client.TimedOut):
-            if url or os.environ.get(ENDPOINT):
+            if url:
                 raise
         else:
             yield client, model

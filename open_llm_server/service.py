@@ -27,6 +27,7 @@ from .config.merge import resolve
 from .config.resolved import VARIABLE, ModelPlan, Resolved
 from .config.schema import ServerConfig
 from .config.vocabulary import CONFIGURATION, MODELS
+from .errors import ConfigurationError
 from .runner import LLMRunner
 from .supervisor_logs import configure_worker_logs
 from .supervisor_probe import ready_file, touch_for_ever
@@ -88,12 +89,19 @@ class Front:
 
 
 def configured() -> tuple[Resolved, Path | None]:
-    """What to serve, and the supervisor's folder if there is a supervisor."""
+    """What to serve, and the supervisor's folder if there is a supervisor. Raises
+    ConfigurationError."""
     path = os.environ.get(VARIABLE)
     if path:
         return Resolved.load(path), Path(path).parent
     named = any(name in os.environ for name in (CONFIGURATION, MODELS))
-    return resolve(() if named else DEFAULT_MODEL), None
+    resolved = resolve(() if named else DEFAULT_MODEL)
+    if resolved.server.grpc:
+        raise ConfigurationError(
+            "bentoml serve speaks HTTP on its own port: set OPEN_LLM_GRPC_PORT to a port for gRPC "
+            "beside it, and leave out OPEN_LLM_GRPC"
+        )
+    return resolved, None
 
 
 def _adapt_bentoml() -> None:

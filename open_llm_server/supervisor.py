@@ -46,8 +46,8 @@ SHORT_DRAIN_S = 1.0
 """Nobody needs to be told of a wait that is shorter."""
 
 Report = Callable[[Mapping[str, object]], None]
-"""Is told once: {"url", "grpc_url", "pid"} when all is ready, or {"error", "code"} when nothing will
-be."""
+"""Is told once: {"url", "grpc_url", "pid"} when all is ready, or {"error", "code"} when nothing
+will be."""
 
 
 def run(resolved: Resolved, *, report: Report | None = None, lifeline: int | None = None) -> int:
@@ -301,7 +301,9 @@ def _check_tls(resolved: Resolved) -> None:
 
 
 def _check_grpc(resolved: Resolved) -> None:
-    if resolved.server.grpc_at is not None and not all(map(find_spec, ("grpc", "grpc_health"))):
+    if resolved.server.grpc_at is not None and not all(
+        map(find_spec, ("grpc", "grpc_health", "grpc_reflection"))
+    ):
         raise StartError("gRPC is not installed here: pip install 'open-llm-server[grpc]'")
 
 

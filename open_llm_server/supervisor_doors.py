@@ -39,9 +39,11 @@ class Doors:
         """Raises StartError where a port is not to be had."""
         with contextlib.ExitStack() as held:
             grpc = None
+            flags = ("--probe-port", "--port") if server.grpc else ("--port", "--grpc-port")
             if server.grpc_at is not None:
-                grpc = held.enter_context(hold_tcp(server.host, server.grpc_at))
-            yield cls(server, held.enter_context(listen_tcp(server.host, server.http_at)), grpc)
+                grpc = held.enter_context(hold_tcp(server.host, server.grpc_at, flag=flags[1]))
+            http = held.enter_context(listen_tcp(server.host, server.http_at, flag=flags[0]))
+            yield cls(server, http, grpc)
 
     def close(self) -> None:
         """Lets nobody in any more; gRPC's workers close theirs by themselves."""

@@ -24,17 +24,18 @@ _LONGEST_FOLDER = 80
 """A unix socket's path holds 104 bytes on some systems, 108 on Linux."""
 
 
-def listen_tcp(host: str, port: int) -> socket.socket:
-    """Listens at `host`:`port`; port 0 takes a free one. Raises StartError with the way out."""
+def listen_tcp(host: str, port: int, *, flag: str = "--port") -> socket.socket:
+    """Listens at `host`:`port`; port 0 takes a free one. Raises StartError with the way out,
+    which names the `flag` that the port came from."""
     try:
         family, address = resolve_address(host, port)
         return socket.create_server(address, family=family, backlog=BACKLOG)
     except OSError as error:
-        raise StartError(_refusal(host, port, error)) from error
+        raise StartError(_refusal(host, port, error, flag)) from error
 
 
-def hold_tcp(host: str, port: int) -> socket.socket:
-    """Takes `host`:`port` without listening; port 0 takes a free one. Raises StartError.
+def hold_tcp(host: str, port: int, *, flag: str = "--port") -> socket.socket:
+    """Takes `host`:`port` without listening; otherwise as `listen_tcp`.
 
     gRPC listens by itself, in each worker: as long as this socket is open they may, and nobody
     else has the port while one of them is replaced.
@@ -52,7 +53,7 @@ def hold_tcp(host: str, port: int) -> socket.socket:
         held.bind(address)
         return held
     except OSError as error:
-        raise StartError(_refusal(host, port, error)) from error
+        raise StartError(_refusal(host, port, error, flag)) from error
 
 
 def resolve_address(host: str, port: int) -> tuple[int, tuple[str, int]]:
@@ -120,14 +121,14 @@ def _remove_dead(parent: Path) -> None:
                 os.close(held)
 
 
-def _refusal(host: str, port: int, error: OSError) -> str:
+def _refusal(host: str, port: int, error: OSError, flag: str) -> str:
     if error.errno == errno.EADDRINUSE:
         return (
             f"port {port} of {host} is taken by another program; "
-            f"choose another port, such as --port {port % 65_535 + 1}, or --port 0 for a free one"
+            f"choose another port, such as {flag} {port % 65_535 + 1}, or {flag} 0 for a free one"
         )
     if error.errno == errno.EACCES:
-        return f"port {port} needs rights that this user lacks; choose one above 1023 with --port"
+        return f"port {port} needs rights that this user lacks; choose one above 1023 with {flag}"
     if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
         return f"this machine has no address {host}; choose another with --host"
     return f"cannot listen at {host} port {port}: {error.strerror or error}"

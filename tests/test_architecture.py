@@ -32,7 +32,8 @@ MAY_KNOW: dict[str, set[str]] = {
     "frames.py": {"core", "errors"},
     "port.py": {"frames"},
     "api/": {*WORDS, "api", "gather", "open_llm_server"},
-    "rpc/": {*WORDS, "rpc", "gather", "open_llm_server"},
+    # gRPC is the native routes through another door: adr/0014.
+    "rpc/": {*WORDS, "api", "rpc", "gather", "open_llm_server"},
     "gather.py": WORDS,
     "link.py": WORDS,
     "config/": {"config", "core", "errors", "registry", "store"},

@@ -129,6 +129,11 @@ class Drain:
         self._looked_at = float("-inf")
         self._ends_at: float | None = None
 
+    def begin(self) -> None:
+        """From now on, where no supervisor has said so before."""
+        if not self.active():
+            self._ends_at = asyncio.get_running_loop().time() + self._limit_s
+
     def active(self) -> bool:
         return self._look() is not None
 

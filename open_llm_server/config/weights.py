@@ -71,6 +71,7 @@ def _local(spec: ModelSpec, source: Source, base: Path, kind: WeightsKind) -> So
             f"{spec.name}: there is no file or folder {source.location!r} in {base}"
             f"{_about_colon(source.location, base)}"
         )
+    _refuse_device(spec, path)
     if kind == "folder":
         return _checkpoint(spec, source, path)
     if path.is_file():
@@ -78,11 +79,21 @@ def _local(spec: ModelSpec, source: Source, base: Path, kind: WeightsKind) -> So
             raise ConfigurationError(f"{spec}: {path} is a file; '#{source.file}' needs a folder")
         return source.model_copy(update={"location": str(path)})
     if source.file:
+        _refuse_device(spec, path / source.file)
         if not (path / source.file).is_file():
             raise WeightsError(f"{spec.name}: there is no file {source.file!r} in {path}")
     else:
         source = source.model_copy(update={"file": _only_gguf(spec, path)})
     return source.model_copy(update={"location": str(path)})
+
+
+def _refuse_device(spec: ModelSpec, path: Path) -> None:
+    """A pipe would be waited for without end."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise WeightsError(
+            f"{spec.name}: {path} is not a regular file (but a pipe, a socket or a device); name "
+            "the file, or the folder, that holds the weights themselves"
+        )
 
 
 def _checkpoint(spec: ModelSpec, source: Source, path: Path) -> Source:
@@ -122,7 +133,7 @@ def _only_gguf(spec: ModelSpec, folder: Path) -> str:
 def _where_to_get(spec: ModelSpec, card: Card | None, kind: WeightsKind) -> str:
     what = "file of its weights" if kind == "gguf" else "folder of its checkpoint"
     path = "PATH.gguf" if kind == "gguf" else "/path/to/folder"
-    how = f"name the {what}: start {spec.family}@{path}"
+    how = f"name the {what}: open-llm-server start {spec.family}@{path}"
     advice = f" {card.download}" if card and card.download else ""
     return f"{spec.name}: which weights? {how}.{advice}"
 

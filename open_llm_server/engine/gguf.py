@@ -6,7 +6,6 @@ Python: bounded reads, no tensor data, a second at most for any file.
 
 from __future__ import annotations
 
-import re
 import struct
 from collections import Counter
 from collections.abc import Mapping
@@ -29,10 +28,10 @@ from .gguf_format import (
     MAX_KEY_BYTES,
     MAX_KEYS,
     MAX_NAME_BYTES,
-    MAX_SHARDS,
     MAX_STRINGS,
     MAX_TENSORS,
     MAX_TEXT_BYTES,
+    NO_TEXT,
     NO_WEIGHTS,
     NUMBERS,
     READ_BYTES,
@@ -46,6 +45,7 @@ from .gguf_format import (
     Scalar,
     Tensor,
 )
+from .gguf_shards import read_shards
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,9 @@ def read_header(path: Path, *, adapter: bool = False) -> Header:
             f"{path} is {kinds[not found]}, not {kinds[found]}; give a model as SOURCE and "
             "its adapters with --lora"
         )
-    shards = _read_shards(header)
+    if not adapter:
+        _refuse_without_text(header)
+    shards = read_shards(header, _read_one)
     if not header.tensors and not shards:
         raise WeightsError(
             f"{path} holds no weights (a vocabulary alone); use the model's own file"
@@ -122,6 +124,18 @@ def read_header(path: Path, *, adapter: bool = False) -> Header:
     return Header(
         header.path, header.version, header.metadata, header.tensors, header.file_bytes, shards
     )
+
+
+def _refuse_without_text(header: Header) -> None:
+    kind = NO_TEXT.get(header.architecture)
+    type_ = header.text("general.type") or "model"
+    if kind is None and type_ != "model":
+        kind = f"a file of type {type_[:40]!r}"
+    if kind:
+        raise WeightsError(
+            f"{header.path} is {kind} ({header.architecture[:40]}), and no model that writes text; "
+            "use a GGUF file of a decoder-only transformer (Llama, Mistral, Qwen, Gemma, …)"
+        )
 
 
 def _read_one(path: Path) -> Header:
@@ -133,20 +147,6 @@ def _read_one(path: Path) -> Header:
         raise WeightsError(
             f"{path} cannot be read: {error.strerror or error}; give the path of a .gguf file"
         ) from error
-
-
-def _read_shards(first: Header) -> tuple[Header, ...]:
-    count = first.number("split.count") or 0
-    if count <= 1:
-        return ()
-    match = re.fullmatch(r"(.*)-(\d{5})-of-(\d{5})\.gguf", first.path.name)
-    if not match or first.number("split.no") != 0 or count > MAX_SHARDS:
-        raise WeightsError(
-            f"{first.path} is one of {count} parts of a model; give the first part, named "
-            f"as in model-00001-of-{min(count, 99_999):05d}.gguf"
-        )
-    names = [f"{match[1]}-{number:05d}-of-{count:05d}.gguf" for number in range(2, count + 1)]
-    return tuple(_read_one(first.path.with_name(name)) for name in names)
 
 
 class _Reader:

@@ -65,6 +65,14 @@ NO_WEIGHTS = {"I8", "I16", "I32", "I64", "F64"}
 TABLE_NAME = "tid2eid"
 """Some models keep a table of numbers under a name that looks like a matrix."""
 
+NO_TEXT = {
+    "clip": "a projector for images or sound",
+    "wavtokenizer-dec": "a decoder of sound",
+    **dict.fromkeys(("t5", "t5encoder"), "an encoder, or half of it one"),
+    **dict.fromkeys(("dream", "llada", "llada-moe", "rnd1"), "a diffusion model"),
+}
+"""Architectures that llama.cpp knows, and does not write one token after another with."""
+
 Scalar = int | float | bool | str
 
 

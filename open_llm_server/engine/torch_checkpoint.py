@@ -9,6 +9,7 @@ nothing of devices.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
@@ -45,6 +46,14 @@ TOKENIZERS = (
 """Files that hold a tokenizer; one group is enough."""
 LARGEST_JSON = 64 * 1024**2
 MODULES = "modules.json"
+SIZES = frozenset({
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "head_dim", "max_position_embeddings", "type_vocab_size",
+    "d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads", "n_positions",
+    "relative_attention_num_buckets", "relative_attention_max_distance",
+    "n_layer", "n_head", "n_embed", "seq_length",
+})  # fmt: skip
+"""Keys of config.json that count something there must be; absent or null, the library's own."""
 SETTINGS = (
     "config.json",
     GENERATION,
@@ -96,6 +105,7 @@ def read_checkpoint(folder: Path, *, model_types: Collection[str]) -> Checkpoint
     _refuse_other_things(folder)
     config = read_json(folder / "config.json")
     _refuse_type(folder, config, model_types)
+    _refuse_sizes(folder / "config.json", config)
     refuse_settings(folder)
     for key in ("quantization_config", "compression_config"):
         if config.get(key) and not (key == INT8_KEY and is_int8(config)):
@@ -179,6 +189,16 @@ def _refuse_type(folder: Path, config: dict[str, Any], model_types: Collection[s
     )
 
 
+def _refuse_sizes(path: Path, config: dict[str, Any]) -> None:
+    """What libraries divide by, and make tables of."""
+    for key in sorted(SIZES & config.keys()):
+        value = config[key]
+        if value is not None and (type(value) is not int or value < 1):
+            raise WeightsError(
+                f"{path} gives {key} as {str(value)[:40]}, which is no size; download it again"
+            )
+
+
 def _weights(folder: Path) -> tuple[Path, ...]:
     """Which files hold the weights: of both forms, the one that the library prefers."""
     if (folder / WEIGHTS).is_file():
@@ -208,12 +228,13 @@ def _weights(folder: Path) -> tuple[Path, ...]:
 
 def _shards(folder: Path) -> tuple[Path, ...]:
     table = read_json(folder / INDEX).get("weight_map")
-    names = set(table.values()) if isinstance(table, dict) else set()
-    if not names or not all(_is_shard(name) for name in names):
+    found = [*table.values()] if isinstance(table, dict) else []
+    if not found or not all(_is_shard(name) for name in found):
         raise WeightsError(
             f"{folder / INDEX} does not say which *.safetensors files of its folder hold the "
             "weights; download it again"
         )
+    names = set(found)
     missing = sorted(name for name in names if not (folder / name).is_file())
     if missing:
         raise WeightsError(
@@ -269,15 +290,23 @@ def read_json(path: Path, *, needed: bool = True) -> dict[str, Any]:
 
 
 def load_json(path: Path) -> Any:
-    """Any JSON value, of bounded size. Raises WeightsError."""
+    """Any JSON value, of bounded size; its numbers are finite. Raises WeightsError."""
     try:
         if path.stat().st_size > LARGEST_JSON:
             raise WeightsError(f"{path} is too large to be what its name says; download it again")
-        return json.loads(path.read_bytes())
+        content = path.read_bytes()
+        return json.loads(content, parse_float=_finite, parse_constant=_finite)
     except OSError as error:
         raise _unreadable(path, error) from error
     except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path} is not JSON ({error}); download it again") from error
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:40]} is no number")
+    return number
 
 
 def _unreadable(path: Path, error: OSError) -> WeightsError:

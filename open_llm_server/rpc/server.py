@@ -5,7 +5,6 @@ Shares the desk, and with it models, keys, limits and metrics, with the routes o
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,21 +92,16 @@ class RpcServer:
         self._server = server
 
     async def stop(self) -> None:
-        """Lets the open calls end within the drain limit, and takes no new ones.
+        """Lets the open calls end within the drain limit; new ones hear of the drain meanwhile.
 
-        Those hear of the drain meanwhile, where the supervisor has announced one: grpc itself
-        would hang up on them.
+        grpc itself would hang up on them.
         """
         server, self._server = self._server, None
         if server:
-            limit_s = self._desk.settings.drain_timeout_s + STOP_GRACE_S
-            closing = [] if self._desk.drain.active() else [server.stop(limit_s)]
-            await asyncio.gather(*closing, self._stop_when_quiet(server, limit_s))
-
-    async def _stop_when_quiet(self, server: grpc.aio.Server, limit_s: float) -> None:
-        # Who watches health stays for ever, and is not waited for.
-        await self._admission.quiet(limit_s)
-        await server.stop(STOP_GRACE_S)
+            self._desk.drain.begin()
+            await self._admission.quiet(self._desk.settings.drain_timeout_s + STOP_GRACE_S)
+            # Who watches health stays for ever, and is not waited for.
+            await server.stop(STOP_GRACE_S)
 
 
 def _options(body_limit: int) -> list[tuple[str, int]]:

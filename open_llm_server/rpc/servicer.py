@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from ..api.answer import Answer
 from ..api.ask import Ask
 from ..api.collect import collected
 from ..api.desk import Desk
-from ..api.exchange import ClientGone, in_time
+from ..api.exchange import ClientGone
 from ..api.probes import about
 from . import messages, v1
 from .call import Call, Context, edge
@@ -116,16 +117,46 @@ class _Stream(_Generate):
             ask = self._ask(data)
             answer, signature = self._answer(ask, call)
             events = Events(ask, signature)
-            limit_s = self._desk.settings.write_timeout_s
+            reader = _Reader(context, answer, self._desk.settings.write_timeout_s)
             try:
                 with ask.renaming():
                     await answer.open()
                     while not answer.ended:
                         for event in events.of(await answer.take()):
-                            message = self._wrap(event).SerializeToString()
-                            await in_time(context.write(message), limit_s, ClientGone())
+                            await reader.send(self._wrap(event).SerializeToString())
             finally:
                 await answer.close()
+
+
+class _Reader:
+    """Whoever reads a stream; once nothing has been read for `limit_s`, the answer is closed.
+
+    The message that is being sent is waited for, as long as the client holds the call: until it
+    is out, grpc can send no status either, and the client would never hear of the end.
+    """
+
+    def __init__(self, context: Context, answer: Answer, limit_s: float) -> None:
+        self._context = context
+        self._answer = answer
+        self._limit_s = limit_s
+        self._loop = asyncio.get_running_loop()
+        self._given_up: asyncio.Task[None] | None = None
+
+    async def send(self, message: bytes) -> None:
+        """Raises ClientGone where that took too long."""
+        timer = self._loop.call_later(self._limit_s, self._give_up)
+        try:
+            await self._context.write(message)
+        except grpc.aio.InternalError:
+            # The call is over, and grpc is about to cancel this task for it.
+            raise asyncio.CancelledError from None
+        finally:
+            timer.cancel()
+        if self._given_up:
+            raise ClientGone
+
+    def _give_up(self) -> None:
+        self._given_up = self._loop.create_task(self._answer.close())
 
 
 class _Models(_Method):

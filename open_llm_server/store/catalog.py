@@ -37,14 +37,15 @@ def entries(name: str | None = None) -> list[Entry]:
     )
 
 
-def broken() -> list[Path]:
-    """The folders of imported models whose manifest is damaged, or not about that folder.
+def broken(name: str | None = None) -> list[Path]:
+    """The folders of imported models whose manifest is damaged, or not about that folder; of one
+    `name` only, where it is given.
 
     What a newer release wrote is not among them: see `newer`.
     """
     return sorted(
         folder
-        for folder in _folders(None)
+        for folder in _folders(name)
         if _manifest(folder) is None and not manifests.is_newer(folder)
     )
 
@@ -63,17 +64,30 @@ def refuse_newer(tag: Tag) -> None:
 def find(
     source: Source, weights: Literal["gguf", "folder"], name: str | None = None
 ) -> Entry | None:
-    """The newest import of what a hub id names; `None` where there is none.
+    """The import of what a hub id names that is started as `name`; `None` where there is none.
 
+    What was imported as `name` comes first, then what is called as the source is, then the newest
+    of the others; of those, none that is quantised: it was made smaller for another name alone.
     A revision in `source` must be one that it was asked for by, or the beginning of the commit, at
     least 7 digits of it. Without one, the main branch is meant. What was asked for last under that
-    revision counts as the newest; what somebody imported as `name` comes before all others.
-    Imports of local paths have a name, and are found by `get` alone.
+    revision counts as the newest. Imports of local paths have a name, and are found by `get` alone.
     """
-    found = of_source(source, weights)
-    called = slug(name) if name else None
-    own = [entry for entry in found if entry.tag.name == called]
-    return newest(own, source.revision) or newest(found, source.revision)
+    names = _names(source, name)
+    found = [
+        entry
+        for entry in of_source(source, weights)
+        if entry.tag.name in names or entry.manifest.quantised is None
+    ]
+    return best(found, source, name)
+
+
+def best(found: Sequence[Entry], source: Source, name: str | None) -> Entry | None:
+    """What `source` means as `name` among `found`, imports of it: in the order that `find` says."""
+    for called in _names(source, name):
+        own = [entry for entry in found if entry.tag.name == called]
+        if meant := newest(own, source.revision):
+            return meant
+    return newest(found, source.revision)
 
 
 def newest(found: Sequence[Entry], revision: str | None) -> Entry | None:
@@ -104,6 +118,13 @@ def get(text: str) -> Entry:
     for folder in newer():
         if folder.parent.name == name and (not colon or folder.name == version):
             raise WeightsError(manifests.newer_words(folder))
+    for folder in broken(name):
+        if not colon or folder.name == version:
+            tag = f"{name}:{folder.name}"
+            raise WeightsError(
+                f"{tag} is damaged: its manifest cannot be read, or is not about it; "
+                f"`open-llm-server models rm {tag}` removes it, then import it again"
+            )
     every = entries()
     known = {str(entry.tag) for entry in every} if colon else {entry.tag.name for entry in every}
     raise WeightsError(
@@ -131,6 +152,11 @@ def untouched(entry: Entry) -> str | None:
     return None
 
 
+def _names(source: Source, name: str | None) -> list[str]:
+    """What imports of `source` are called for those who call it `name`."""
+    return [slug(text) for text in (name, source.location) if text]
+
+
 def _folders(name: str | None) -> Iterator[Path]:
     """The folders that hold a manifest."""
     for home in _subfolders(models()):
@@ -144,8 +170,14 @@ def _subfolders(folder: Path) -> list[Path]:
     try:
         with os.scandir(folder) as items:
             return [Path(item.path) for item in items if item.is_dir()]
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return []
+    except NotADirectoryError as error:
+        place = next(place for place in (folder, *folder.parents) if place.exists())
+        raise WeightsError(
+            f"{place} is a file, and the store wants a folder there; set BENTOML_HOME to a folder, "
+            "or move the file away"
+        ) from error
     except OSError as error:
         raise WeightsError(
             f"the store's folder {folder} cannot be read: {error.strerror}; make it readable, or "

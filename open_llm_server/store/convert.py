@@ -88,12 +88,13 @@ def _names(folder: Path) -> dict[str, str]:
 
 def _shards(folder: Path) -> list[str]:
     table = read_json(folder / PICKLE_INDEX).get("weight_map")
-    found = {str(name) for name in table.values()} if isinstance(table, dict) else set()
-    if not found or not all(_SHARD.fullmatch(name) for name in found):
+    named = [*table.values()] if isinstance(table, dict) else []
+    if not named or not all(isinstance(name, str) and _SHARD.fullmatch(name) for name in named):
         raise WeightsError(
             f"{folder / PICKLE_INDEX} does not say which pytorch_model-….bin files hold the "
             "weights; download it again"
         )
+    found = set(named)
     if missing := sorted(name for name in found if not (folder / name).is_file()):
         raise WeightsError(
             f"{len(missing)} of the {len(found)} files of the weights are missing in {folder}, "

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import stat
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +20,7 @@ from ..engine import gguf, torch_checkpoint, torch_definition
 from ..engine.checkpoint_keys import refuse_code
 from ..engine.sentence_files import read_sentence_files
 from ..engine.template_process import TemplateBroken, TemplateProcess, TemplateRefused
-from ..errors import StartError, WeightsError
+from ..errors import OpenLLMError, StartError, WeightsError
 
 if TYPE_CHECKING:
     from ..runnable import LLMRunnable
@@ -40,6 +42,7 @@ _SAMPLES: tuple[list[dict[str, str]], ...] = (
         {"role": "user", "content": "Tell me a story."},
     ],
 )
+_SURPRISES = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 _CARD = "README.md"
 _CARD_FENCE = "---"
 _LONGEST_CARD = 64 * 1024
@@ -61,17 +64,21 @@ def check_model(
     """
     _refuse_strangers(folder, weights)
     if weights == "gguf":
-        header = gguf.read_header(folder / (main or ""))
+        path = folder / (main or "")
+        with unsurprised(path):
+            header = gguf.read_header(path)
         _check_template(header.path, header.chat_template)
         return
-    _check_checkpoint(folder, family)
+    template = _check_checkpoint(folder, family)
+    _check_template(folder, template)
 
 
 def licence(root: Path, main: str | None) -> str | None:
     """What a local folder says of its licence: its model card's `license`, else the GGUF's own."""
     found = _card_licence(root / _CARD)
     if found is None and main:
-        found = gguf.read_header(root / main).text("general.license")
+        with unsurprised(root / main):
+            found = gguf.read_header(root / main).text("general.license")
     return " ".join(found.split())[:200] or None if found else None
 
 
@@ -97,20 +104,43 @@ def _kinds(weights: str) -> str:
     return ", ".join(f"*{ending}" for ending in sorted(_ENDINGS[weights]))
 
 
-def _check_checkpoint(folder: Path, family: type[LLMRunnable]) -> None:
+def _check_checkpoint(folder: Path, family: type[LLMRunnable]) -> str | None:
+    """The chat template, where there is one."""
     for path in sorted(folder.rglob("*.json")):
-        content = torch_checkpoint.load_json(path)
-        if path.name in _VOCABULARIES:
-            content = _without_words(path, content)
-        refuse_code(path, content)
+        with unsurprised(path):
+            content = torch_checkpoint.load_json(path)
+            if path.name in _VOCABULARIES:
+                content = _without_words(path, content)
+            refuse_code(path, content)
+    with unsurprised(folder, "the content of its JSON files is not what such files hold"):
+        return _read_checkpoint(folder, family)
+
+
+def _read_checkpoint(folder: Path, family: type[LLMRunnable]) -> str | None:
     types = getattr(family, "model_types", None)
     if types is None:  # a family of somebody else's, which judges the type by itself
         types = (str(torch_checkpoint.read_json(folder / "config.json").get("model_type")),)
     torch_checkpoint.read_checkpoint(folder, model_types=types)
     if (folder / torch_checkpoint.MODULES).is_file():
         read_sentence_files(folder)
-    template = torch_definition.read_names(folder).chat_template
-    _check_template(folder, template)
+    return torch_definition.read_names(folder).chat_template
+
+
+@contextmanager
+def unsurprised(
+    path: Path, fault: str = "its content is not what such a file holds"
+) -> Iterator[None]:
+    """What a reader trips over, other than what it knows, is a fault of what it reads: so nothing
+    unknown gets through, and no stage is kept for another try at it."""
+    try:
+        yield
+    except OpenLLMError:
+        raise
+    except _SURPRISES as error:
+        raise WeightsError(
+            f"{path}: {fault} ({type(error).__name__}: {str(error)[:80]}); download it again, or "
+            "use other weights"
+        ) from error
 
 
 def _without_words(path: Path, content: Any) -> Any:

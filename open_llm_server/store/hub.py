@@ -53,9 +53,11 @@ def fetch(
     parts = _sweep(folder, files)
     hub_cache.take(remote.id, files, parts, meter)
     total = sum(file.bytes for file in files)
-    meter.begin("downloading", total, done=already(files, folder), note=remote.id)
+    here, endpoint = already(files, folder), hub_http.endpoint()
+    host = hub_http.host(endpoint)
+    meter.begin("downloading", total, done=here, note=remote.id, host=host)
     patience, cancelled = patience or Patience.usual(), threading.Event()
-    base = f"{hub_http.endpoint()}/{remote.id}/resolve/{remote.commit}"
+    base = f"{endpoint}/{remote.id}/resolve/{remote.commit}"
     ways = [
         Download(
             file=file,
@@ -64,6 +66,7 @@ def fetch(
             target=folder / file.path,
             patience=patience,
             count=partial(meter.add, note=file.path),
+            again=meter.ask_again,
             cancelled=cancelled,
         )
         for file in sorted(files, key=lambda file: -file.bytes)

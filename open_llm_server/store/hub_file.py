@@ -82,6 +82,8 @@ class Download:
     patience: Patience
     count: Callable[[int], None]
     """Told how many bytes more are there; fewer, where they have to be fetched again."""
+    again: Callable[[], object] = lambda: None
+    """Called when the hub is asked for the same once more."""
     cancelled: threading.Event = field(default_factory=threading.Event)
     _have: int = 0
 
@@ -129,6 +131,7 @@ class Download:
                         lambda: self._request(part, hashes),
                         self.patience,
                         done=lambda: self._have,
+                        again=self.again,
                         cancelled=self.cancelled,
                     )
                 hashes.check(self._have)

@@ -248,13 +248,14 @@ def insist(
     patience: Patience,
     *,
     done: Callable[[], int] = lambda: 0,
+    again: Callable[[], object] = lambda: None,
     cancelled: threading.Event | None = None,
 ) -> T:
     """The outcome of `attempt`, tried again as long as it is Transient and patience lasts.
 
     `done` says how far it is, in bytes: patience begins anew when a try got further, unless all
-    tries together were too slow. Raises Transient when it gives up, Cancelled, and whatever else
-    `attempt` raises.
+    tries together were too slow. `again` is called before each further try. Raises Transient when
+    it gives up, Cancelled, and whatever else `attempt` raises.
     """
     cancelled, failures, reached = cancelled or threading.Event(), 0, done()
     pace = _Pace(patience, reached)
@@ -271,6 +272,7 @@ def insist(
             wait_s = max(wait_s, error.wait_s or 0)
         if cancelled.wait(wait_s):
             raise Cancelled
+        again()
 
 
 class _Pace:

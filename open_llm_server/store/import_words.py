@@ -13,6 +13,7 @@ from pathlib import Path
 from ..errors import InsufficientSpace, StartError, WeightsError
 from . import catalog
 from .hub_http import Offline
+from .manifest import Entry
 from .wish import Wish
 
 _AGAIN = re.compile(
@@ -32,6 +33,16 @@ def naming(wish: Wish) -> Iterator[None]:
     except StartError as error:
         whole = place.sub(lambda _: f"{alias}{wish.family.name}@{wish.source}", error.message)
         _say(error, whole.replace("FAMILY@", f"{alias}{wish.family.name}@"))
+        raise
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """What errors would have a person start is what is to be imported."""
+    try:
+        yield
+    except StartError as error:
+        _say(error, error.message.replace("open-llm-server start ", "open-llm-server import "))
         raise
 
 
@@ -76,14 +87,22 @@ def _elsewhere(advice: re.Match[str]) -> str:
 
 def _others(wish: Wish) -> list[str]:
     """What to start in place of it."""
-    revisions = dict.fromkeys(
-        revision
+    found = [
+        entry
         for entry in catalog.of_source(wish.source, wish.weights)
         if catalog.untouched(entry) is None
-        for revision in entry.manifest.asked
+    ]
+    sources = dict.fromkeys(
+        _source(wish, entry, rev) for entry in found for rev in entry.manifest.asked
     )
-    sources = [wish.source.model_copy(update={"revision": revision}) for revision in revisions]
     return [f"{wish.family.name}@{source}" for source in sources]
+
+
+def _source(wish: Wish, entry: Entry, revision: str) -> str:
+    """What finds `entry`: its tag, where the hub's id alone would not."""
+    source = wish.source.model_copy(update={"revision": revision})
+    found = catalog.find(source, wish.weights, wish.name)
+    return str(source) if found else f"store:{entry.tag}"
 
 
 def _say(error: StartError, message: str) -> None:

@@ -21,8 +21,8 @@ from ..config.stored import look_up
 from ..config.weights import WeightsKind
 from ..errors import ConfigurationError, WeightsError
 from ..registry import load_family
-from . import catalog, choose, convert, gate, hub, local, present, quantise
-from .import_words import naming, naming_files, naming_others
+from . import catalog, choose, convert, gate, hub, local, present, quantise, quantised_size
+from .import_words import importing, naming, naming_files, naming_others
 from .manifest import Entry, FileRecord, Manifest, Quantised
 from .progress import Listener, Meter
 from .stage import Stage, stage
@@ -61,7 +61,8 @@ def import_model(
     leave the store as it was; the next try goes on where this one ended.
     """
     spec = ModelSpec.parse(name)
-    plan = resolve_model(name)
+    with importing():
+        plan = resolve_model(name)
     wish = _wish(
         plan,
         name=spec.name if spec.name != spec.family else None,
@@ -212,10 +213,10 @@ def _fetch(wish: Wish, remote: hub.Remote, staged: Stage, meter: Meter) -> _Brou
     records = None
     if holder := present.holder(remote, files):
         fresh = local.bytes_to_copy(holder.folder, chosen.files, staged.folder)
-        staged.reserve(_room(wish, chosen, total, fresh=fresh))
+        staged.reserve(_room(wish, chosen, total, fresh=fresh, root=holder.folder))
         records = present.taken(holder, files, staged, meter)
     if records is None:
-        staged.reserve(_room(wish, chosen, total, fresh=total))
+        staged.reserve(_room(wish, chosen, total, fresh=total, root=None))
         records = hub.fetch(remote, files, staged.folder, meter)
     return _Brought(chosen, records, remote.commit, remote.licence)
 
@@ -231,9 +232,11 @@ def _copy(wish: Wish, staged: Stage, meter: Meter) -> _Brought:
         chosen = choose.choose(
             names, wish.weights, file=file, where=str(path), convert=wish.convert
         )
+    if not path.is_file():
+        local.refuse_ways_out(root, chosen.files)
     total = local.bytes_of(root, chosen.files)
     fresh = local.bytes_to_copy(root, chosen.files, staged.folder)
-    staged.reserve(_room(wish, chosen, total, fresh=fresh))
+    staged.reserve(_room(wish, chosen, total, fresh=fresh, root=root))
     records = local.bring(root, chosen.files, staged.folder, meter)
     licence = gate.licence(root, chosen.main)
     if odd:
@@ -244,12 +247,18 @@ def _copy(wish: Wish, staged: Stage, meter: Meter) -> _Brought:
     return _Brought(chosen, records, None, licence)
 
 
-def _room(wish: Wish, chosen: choose.Chosen, total: int, *, fresh: int) -> int:
+def _room(wish: Wish, chosen: choose.Chosen, total: int, *, fresh: int, root: Path | None) -> int:
     """Bytes that the stage needs: what is converted or quantised stands beside what it was.
 
-    `total` bytes are in the chosen files, of which `fresh` are not on this disk yet.
+    `total` bytes are in the chosen files, of which `fresh` are not on this disk yet. What is
+    converted is as large as before; what is quantised, as `quantised_size` foretells, by the
+    tensors' types where the files are here already, in the folder `root`.
     """
-    return fresh + total * (bool(chosen.pickled) + bool(wish.scheme))
+    room = fresh + total * bool(chosen.pickled)
+    if wish.scheme:
+        known = None if chosen.pickled else root
+        room += quantised_size.bytes_after(wish.scheme, known, chosen.files, total)
+    return room
 
 
 def _finish(wish: Wish, brought: _Brought, folder: Path, meter: Meter) -> Manifest:

@@ -13,6 +13,7 @@ import grp
 import hashlib
 import os
 import pwd
+import re
 import stat
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,7 @@ from .progress import Meter
 _FICLONE = 0x40049409
 """The request by which Linux shares the data of a file."""
 _MOST_NAMES = 20_000
+_BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 def names(root: Path) -> list[str]:
@@ -46,6 +48,20 @@ def names(root: Path) -> list[str]:
             f"{root} holds more than {_MOST_NAMES} files; put the model into a folder of its own"
         )
     return found
+
+
+def refuse_ways_out(root: Path, names: Sequence[str]) -> None:
+    """Raises WeightsError for links that lead out of `root`: an unpacked archive must not bring
+    other files of its reader's. Those of a hub's cache do: its snapshots link to its blobs."""
+    whole = root.resolve()
+    for name in names:
+        target = Path(os.path.realpath(root / name))
+        inside = target.is_relative_to(whole) or not target.exists()  # which `bring` says
+        if not inside and not _is_blob(target):
+            raise WeightsError(
+                f"{root / name} leads out of its folder, to {target}, and a model's folder must "
+                "not bring in what lies elsewhere; put the file itself there, if it is yours"
+            )
 
 
 def bytes_of(root: Path, names: Sequence[str]) -> int:
@@ -181,6 +197,16 @@ class _Source:
             f"{self.path} cannot be read: {error.strerror or error}; look at its permissions and "
             "at the disk it is on"
         )
+
+
+def _is_blob(path: Path) -> bool:
+    """Whether `path` is a file's content in a cache as huggingface_hub keeps it."""
+    home = path.parent.parent
+    return (
+        _BLOB.fullmatch(path.name) is not None
+        and path.parent.name == "blobs"
+        and (home / "snapshots").is_dir()
+    )
 
 
 def _names(root: Path, depth: int) -> Iterator[str]:

@@ -31,7 +31,7 @@ def unasked(wish: Wish) -> Entry | None:
         return of_commit(wish, revision)
     if not is_offline():
         return None
-    found = catalog.newest(_alike(wish), revision)
+    found = catalog.best(_alike(wish), wish.source, wish.name)
     return of_commit(wish, found.manifest.commit or "") if found else None
 
 
@@ -44,13 +44,13 @@ def of_commit(wish: Wish, commit: str) -> Entry | None:
 
 
 def is_called(wish: Wish, entry: Entry) -> bool:
-    """Whether `entry` has the name that somebody gave it in `wish`."""
-    return wish.name is None or entry.tag.name == wish.tag(entry.tag.version).name
+    """Whether `entry` has the name that it would have as `wish`."""
+    return entry.tag.name == wish.tag(entry.tag.version).name
 
 
 def note(wish: Wish, entry: Entry) -> Entry:
-    """Makes `entry` what the revision of `wish` means from now on, unless the store can only be
-    read. Raises WeightsError."""
+    """Makes `entry`, which is called as `wish` says, what the revision means under that name from
+    now on, unless the store can only be read. Raises WeightsError."""
     revision = wish.source.revision or MAIN
     found = catalog.find(wish.source, wish.weights, wish.name)
     if found and found.folder == entry.folder:

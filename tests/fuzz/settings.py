@@ -1,8 +1,10 @@
-"""Fuzzes the gate for a checkpoint's settings: an input is a config.json and a modules.json."""
+"""Fuzzes the gate for a checkpoint's settings: an input is a config.json, a modules.json and an
+index of the weights' files."""
 
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 from .guided import main
@@ -17,21 +19,31 @@ def seeds() -> list[bytes]:
     rope = {"model_type": "llama", "rope_scaling": {"rope_type": "linear", "factor": 2.0}}
     asking = {"model_type": "t5", "auto_map": {"AutoModel": "m.M"}}
     hooks = {"model_type": "t5", "_attn_implementation": {"": "sdpa"}, "trust_remote_code": False}
+    index = {"weight_map": {"a": "a.safetensors", "b": "b.safetensors"}}
     return [
-        json.dumps(content).encode() + BETWEEN + json.dumps(steps).encode()
+        BETWEEN.join(json.dumps(part).encode() for part in (content, steps, index))
         for content in (config, rope, asking, hooks)
     ]
 
 
 def read(path: Path) -> object:
     from open_llm_server.engine.checkpoint_keys import CONFIG, plain_config
-    from open_llm_server.engine.torch_checkpoint import read_json, refuse_settings
+    from open_llm_server.engine.torch_checkpoint import (
+        read_checkpoint,
+        read_json,
+        refuse_settings,
+    )
+    from open_llm_server.errors import WeightsError
 
-    config, _, modules = path.read_bytes().partition(BETWEEN)
+    config, _, rest = path.read_bytes().partition(BETWEEN)
+    modules, _, index = rest.partition(BETWEEN)
     folder = path.with_name("checkpoint")
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_bytes(config)
     (folder / "modules.json").write_bytes(modules or b"[]")
+    (folder / "model.safetensors.index.json").write_bytes(index or b"{}")
+    with suppress(WeightsError):  # there are no weights at least
+        read_checkpoint(folder, model_types=CONFIG)
     refuse_settings(folder)
     content = read_json(folder / "config.json")
     kind = content.get("model_type")

@@ -10,7 +10,7 @@ import pytest
 from fake_hub import FakeHub, Fault
 
 from open_llm_server.errors import DamagedDownload, HubUnavailable
-from open_llm_server.store import hub, hub_work
+from open_llm_server.store import hub, hub_work, progress
 from open_llm_server.store.hub_http import Patience
 from open_llm_server.store.progress import Meter, Progress
 
@@ -71,6 +71,20 @@ def test_a_listener_ends_a_download_of_which_nothing_comes(
     fake._faults.clear()
     fetch(tmp_path / "stage", LONG)
     assert (tmp_path / "stage" / "model.gguf").read_bytes() == FILES["model.gguf"]
+
+
+def test_a_listener_hears_that_nothing_comes(
+    fake: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "SILENT_S", 0.1)
+    fake.fault("org/name", "model.gguf", Fault("stall", times=None, after=100))
+    notes = list[str]()
+    meter = Meter(lambda told: notes.append(told.note))
+    with pytest.raises(HubUnavailable):
+        fetch(tmp_path / "stage", replace(HASTY, stall_s=0.5), meter)
+    silent = [note for note in notes if " is silent since " in note]
+    assert silent and silent[0].startswith("127.0.0.1:")
+    assert any("asked again" in note for note in notes)
 
 
 def test_a_listener_ends_a_download_between_two_tries(fake: FakeHub, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import re
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -130,12 +131,32 @@ def test_what_is_refused(online: Person, hub: FakeHub, checkpoint: dict[str, byt
         ("import flan-t5 --quantize q8_0", 2, "int8"),
         ("import flan-t5 --quantize q3", 2, "q3"),
         ("import llama@./nowhere.gguf", 1, "nowhere.gguf"),
+        ("import llama", 1, "weights: open-llm-server import llama@PATH.gguf"),
         ("import", 2, "missing argument"),
     ):
         out, err = online.do(line, code=code)
         assert out == "" and words in err, err
         assert "Traceback" not in err and err.splitlines()[-1].startswith("error: ")
     assert online.do("models list --local")[0].startswith("nothing is imported yet")
+
+
+def test_who_only_waited_has_imported_nothing(
+    online: Person, hub: FakeHub, checkpoint: dict[str, bytes]
+) -> None:
+    hub.add(HUB_ID, checkpoint)
+    hub.fault(HUB_ID, "model.safetensors", Fault("drip", rate=100_000))
+    with ExitStack() as stack:
+        processes = []
+        for phase in ("downloading", "waiting"):
+            process = stack.enter_context(online.begin("open-llm-server import flan-t5 --json"))
+            stack.callback(process.kill)
+            assert process.stderr
+            while not process.stderr.readline().startswith(phase):
+                assert process.poll() is None
+            processes.append(process)
+        said = [json.loads(process.communicate(timeout=HANG_S)[0]) for process in processes]
+    assert [one["imported"] for one in said] == [True, False]
+    assert said[0]["folder"] == said[1]["folder"]
 
 
 def test_a_hub_that_is_away(person: Person) -> None:

@@ -21,6 +21,7 @@ from open_llm_server.errors import ConfigurationError, HubUnavailable, WeightsEr
 from open_llm_server.store.catalog import entries, get
 from open_llm_server.store.importing import ensure, refuse_offline
 from open_llm_server.store.manifest import NAME
+from open_llm_server.store.places import slug
 from open_llm_server.store.progress import Meter, Progress
 from open_llm_server.store.verify import verify
 
@@ -214,6 +215,66 @@ def test_an_alias_is_started_as_it_was_imported(hub: FakeHub) -> None:
     whole = import_model(f"llama@{ID}")
     assert resolve_model(f"small=llama@{ID}").stored == str(small.path)
     assert resolve_model(f"llama@{ID}").stored == str(whole.path)
+
+
+def test_no_import_changes_what_another_name_starts(hub: FakeHub) -> None:
+    small = import_model(f"small=llama@{ID}", quantize="q8_0")
+    plan = resolve_model(f"llama@{ID}")
+    assert plan.missing and resolve_model(f"other=llama@{ID}").missing
+    whole = ensure(plan).stored
+    assert whole not in (None, str(small.path))
+    again = import_model(f"small=llama@{ID}")  # as it is, and then smaller again
+    assert resolve_model(f"small=llama@{ID}").stored == str(again.path)
+    import_model(f"small=llama@{ID}", quantize="q8_0")
+    assert resolve_model(f"small=llama@{ID}").stored == str(small.path)
+    for name in (f"llama@{ID}", f"other=llama@{ID}"):
+        assert resolve_model(name).stored == whole
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_without_an_alias_it_is_called_as_its_source_is(
+    hub: FakeHub, weights: Path, monkeypatch: pytest.MonkeyPatch, offline: bool
+) -> None:
+    from huggingface_hub import constants
+
+    fast = import_model(f"fast=llama@{ID}")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+    own = import_model(f"llama@{ID}")
+    assert own.tag.name == slug(ID)
+    assert own.path.stat().st_ino == fast.path.stat().st_ino
+    assert hub.sent == weights.stat().st_size
+    assert get("fast") == fast, "it is as it was"
+    assert resolve_model(f"llama@{ID}").stored == str(own.path)
+    assert import_model(f"llama@{ID}") == own
+
+
+def test_offline_each_name_goes_on_with_its_own(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    own = import_model(f"llama@{ID}")
+    hub.add(ID, {FILE: ggufs.small(tmp_path, seed=1).read_bytes()})
+    fast = import_model(f"fast=llama@{ID}")
+    small = import_model(f"small=llama@{ID}", quantize="q8_0")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert import_model(f"llama@{ID}") == own
+    assert import_model(f"fast=llama@{ID}") == fast
+    assert import_model(f"small=llama@{ID}", quantize="q8_0") == small
+    assert (
+        import_model(f"tiny8=llama@{ID}", quantize="q8_0").manifest.commit == fast.manifest.commit
+    )
+
+
+def test_what_is_here_is_named_by_what_starts_it(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    small = import_model(f"small=llama@{ID}", quantize="q8_0")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(WeightsError, match=rf"This is here: llama@store:{small.tag}"):
+        refuse_offline(resolve_model(f"llama@{ID}"))
 
 
 def test_aliases_at_once_download_once(hub: FakeHub, weights: Path) -> None:

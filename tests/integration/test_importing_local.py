@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import checkpoints
@@ -9,11 +10,12 @@ import ggufs
 import pytest
 import torch
 from safetensors.torch import load_file
-from storing import files_of
+from storing import files_of, leftovers
 
 from open_llm_server import import_model
 from open_llm_server.config.merge import resolve_model
 from open_llm_server.errors import WeightsError
+from open_llm_server.store import places, space
 from open_llm_server.store.catalog import entries, get
 
 pytestmark = pytest.mark.weights
@@ -112,3 +114,41 @@ def test_a_link_that_leads_nowhere(weights: Path, tmp_path: Path) -> None:
     link.symlink_to(tmp_path / "none.gguf")
     with pytest.raises(WeightsError, match=r"m\.gguf cannot be read: No such file"):
         import_model(f"llama@{link.parent}")
+
+
+def test_a_folder_brings_no_other_files(weights: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "m.gguf").symlink_to(weights)
+    for source in (f"{folder}", f"{folder}#m.gguf"):
+        with pytest.raises(
+            WeightsError, match=r"m\.gguf leads out of its folder, to .*put the file"
+        ):
+            import_model(f"llama@{source}")
+    entry = import_model(f"llama@{folder / 'm.gguf'}")  # a person says that it is this one
+    assert entry.path.read_bytes() == weights.read_bytes()
+
+
+@pytest.mark.parametrize("scheme", ["q8_0", "q4_k_m"])
+def test_quantising_needs_room_for_the_result_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    source = ggufs.small(tmp_path)
+    source.chmod(0o644)  # linked, and so without a copy
+    size, asked = source.stat().st_size, list[int]()
+    monkeypatch.setattr(space, "require", lambda _, needed: asked.append(needed))
+    entry = import_model(f"a=llama@{source}", quantize=scheme)
+    assert entry.manifest.bytes <= asked[0] < 0.6 * size
+
+
+@pytest.mark.parametrize("table", [{"a": ["b"]}, {"a": None}, ["a"]])
+def test_an_index_that_is_none(checkpoint: Path, tmp_path: Path, table: object) -> None:
+    folder, part = tmp_path / "parts", "model-00001-of-00001.safetensors"
+    folder.mkdir()
+    for name, content in files_of(checkpoint).items():
+        (folder / name.replace("model.safetensors", part)).write_bytes(content)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": table}))
+    with pytest.raises(WeightsError, match=r"index\.json does not say which"):
+        import_model(f"pythia@{folder}")
+    assert entries() == [] == leftovers()
+    assert not [*places.staging().iterdir()]

@@ -288,6 +288,7 @@ def test_a_server_keeps_the_weights_it_has_begun_with(
     kill(started, "llama")
     until(lambda: sum("llama: ready again" in line for line in started.lines) == 2)
     assert started.chat("llama").json()["message"] != text, "what is gone is brought again"
+    started.line(rf"llama: WARNING: the store no longer has {first.tag}, .* it serves \S+ from now")
 
 
 def test_a_checkpoint(hub: FakeHub, start: Start, tmp_path: Path) -> None:

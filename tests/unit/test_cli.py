@@ -177,7 +177,7 @@ WRONG: list[tuple[str, str]] = [
     ("start bloom --configuration /none.yaml", "error: .*/none.yaml"),
     ("start bloom --prompt none.txt", "--prompt: .*none.txt"),
     ("strat bloom", "no command 'strat'; did you mean 'start'"),
-    ("xyzzy", "no command 'xyzzy'; there are: config, fit, import, models, perplexity, start"),
+    ("xyzzy", "no command 'xyzzy'; there are: chat, config, fit, import, models, perplexity, query, start"),
     ("--bogus", "no option --bogus; see `open-llm-server --help`"),
 ]
 

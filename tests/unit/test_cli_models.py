@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from open_llm_server import cli_entries, cli_models
+from open_llm_server import cli_entries, cli_import, cli_models
 from open_llm_server.cli import cli, main
 from open_llm_server.errors import ConfigurationError, WeightsError
 from open_llm_server.store import catalog, places
 from open_llm_server.store.manifest import NAME, Entry, FileRecord, Manifest, Quantised
-from open_llm_server.store.progress import Meter
+from open_llm_server.store.progress import Meter, Progress
 from open_llm_server.store.stage import stage
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -137,6 +137,44 @@ def test_damaged_imports_are_named_and_can_be_removed() -> None:
     assert result.return_value == 1 and "manifest is damaged" in result.output
     assert said("rm", "one:1", "--yes") == "removed one:1 (damaged)\n"
     assert not catalog.broken()
+
+
+def test_damaged_imports_are_known_by_their_name() -> None:
+    damage(put("flan-t6:1"))
+    for command in ("show", "verify"):
+        error = call(command, "flan-t6").exception
+        assert isinstance(error, WeightsError), "and no other name is proposed"
+        assert "flan-t6:1 is damaged" in error.message and "models rm flan-t6:1" in error.message
+    put("flan-t6:2")
+    error = call("rm", "flan-t6", "--yes").exception
+    assert isinstance(error, ConfigurationError) and "flan-t6:1, flan-t6:2" in error.message
+    assert said("rm", "flan-t6:2", "--yes")
+    assert said("rm", "flan-t6", "--yes") == "removed flan-t6:1 (damaged)\n"
+
+
+def test_a_home_that_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    monkeypatch.setenv("BENTOML_HOME", str(file))
+    error = call("list", "--local").exception
+    assert isinstance(error, WeightsError) and f"{file} is a file" in error.message
+    monkeypatch.setenv("BENTOML_HOME", str(file / "deeper"))
+    error = call("list", "--local").exception
+    assert isinstance(error, WeightsError) and f"{file} is a file" in error.message
+
+
+def test_what_another_import_has_made_is_not_new() -> None:
+    heard: list[Progress] = []
+    watch = cli_import._Watch(heard.append)
+    for phase in (Progress("waiting"), Progress("waiting")):
+        watch.hear(phase)
+    theirs = put("one:1")
+    assert not watch.is_new(theirs), "it only waited"
+    for phase in (Progress("copying"), Progress("finishing")):
+        watch.hear(phase)
+    assert not watch.is_new(theirs), "the same was made twice"
+    assert watch.is_new(put("two:1"))
+    assert len(heard) == 4
 
 
 def test_show_an_import() -> None:

@@ -181,6 +181,14 @@ def test_lines_where_no_terminal_is(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
+def test_lines_say_that_nothing_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli_progress, "LINE_EVERY_S", 0.0)
+    words = "hub.example is silent since 12 s, asked again"
+    silent = Progress("downloading", GB // 4, GB, note=words, silent_s=12.0)
+    begun = Progress("downloading", 0, GB)
+    assert said(begun, silent)[1] == f"downloading 25% of 1.0 GB, {words}"
+
+
 def test_lines_are_rare() -> None:
     moments = [Progress("downloading", done, GB) for done in range(0, GB, GB // 1000)]
     assert said(*moments) == ["downloading 1.0 GB"]

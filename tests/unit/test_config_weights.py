@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -122,3 +123,11 @@ def test_a_home_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = found("llama@~/one", Path("/"))
     assert source is not None
     assert local_path(source) == folder / "one/a.gguf"
+
+
+@pytest.mark.parametrize("text", ["llama@./pipe", "llama@./one#pipe.gguf", "bloom@./pipe"])
+def test_pipes_are_no_weights(folder: Path, text: str) -> None:
+    os.mkfifo(folder / "pipe")
+    os.mkfifo(folder / "one" / "pipe.gguf")
+    with pytest.raises(WeightsError, match="is not a regular file"):
+        found(text, folder)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from published import LOST, PUBLISHED, UNUSED
 
 from open_llm_server.bloom import Bloom
+from open_llm_server.engine import torch_checkpoint
 from open_llm_server.engine.checkpoint_keys import (
     CONFIG,
     plain_adapter,
@@ -146,6 +147,35 @@ def test_vocabularies_have_their_shape(
 ) -> None:
     put(folder, **{name: content})
     assert words.replace("no JSON object", "not a JSON object") in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer_config", {"added_tokens_decoder": {"0": "a text"}}),
+        ("tokenizer_config", {"added_tokens_decoder": {"9" * 5000: {"content": "a"}}}),
+        ("tokenizer_config", {"chat_template": [{"name": []}]}),
+        ("model.safetensors.index", {"weight_map": {"a": ["b"]}}),
+    ],
+)
+def test_what_no_reader_expects(folder: Path, name: str, content: object) -> None:
+    put(folder, **{name: content})
+    if name.startswith("model"):
+        (folder / "model.safetensors").unlink()
+    assert str(folder) in refusal(folder)
+
+
+@pytest.mark.parametrize("surprise", [TypeError, KeyError, AttributeError, OverflowError])
+def test_a_reader_that_trips(
+    folder: Path, surprise: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trip(path: Path) -> None:
+        raise surprise("a list")
+
+    monkeypatch.setattr(torch_checkpoint, "load_json", trip)
+    message = refusal(folder)
+    assert message.startswith(f"{folder / 'config.json'}: its content is not what such a file")
+    assert surprise.__name__ in message
 
 
 def test_another_familys_model(folder: Path) -> None:

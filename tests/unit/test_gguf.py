@@ -262,16 +262,76 @@ def test_a_model_is_no_adapter(model: Path) -> None:
         read_header(model, adapter=True)
 
 
-def test_a_model_in_parts(tmp_path: Path) -> None:
-    def part(number: int) -> bytes:
-        keys = (
-            *([ARCHITECTURE] if number == 0 else []),
-            key("split.count", 2, struct.pack("<H", 2)),
-            key("split.no", 2, struct.pack("<H", number)),
-        )
-        return file(keys, (tensor(f"part{number}"),))
+def part(
+    number: int | None, count: int | None = 2, *, names: tuple[str, ...] = (), total: int | None = 2
+) -> bytes:
+    """One part of a model; `None` leaves a key out."""
+    names = names or (f"part{number}",)
+    keys = [
+        *([] if number else [ARCHITECTURE]),
+        *([] if number is None else [key("split.no", 2, struct.pack("<H", number))]),
+        *([] if count is None else [key("split.count", 2, struct.pack("<H", count))]),
+        *([] if total is None else [key("split.tensors.count", 5, struct.pack("<i", total))]),
+    ]
+    tensors = tuple(tensor(name, offset=32 * place) for place, name in enumerate(names))
+    return file(tuple(keys), tensors, data=32 * len(names))
 
-    first, second = (tmp_path / f"model-0000{number}-of-00002.gguf" for number in (1, 2))
+
+def two_parts(folder: Path) -> tuple[Path, Path]:
+    return folder / "model-00001-of-00002.gguf", folder / "model-00002-of-00002.gguf"
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "words"),
+    [
+        (part(1), part(0), "00001-of-00002.gguf is part 2 of 2 .* swapped"),
+        (part(0), part(0), "00002-of-00002.gguf is part 1 of 2 .* swapped"),
+        (part(0), part(1, 3), "00002-of-00002.gguf is one of 3 parts by its header"),
+        (part(0), file(), "00002-of-00002.gguf says nothing of parts"),
+        (part(0, 3), part(1), "is one of 3 parts of a model; give the first part, named"),
+        (part(0), part(1, names=("part0",)), "both hold the tensor part0"),
+        (part(0), part(1, names=("a", "b")), r"hold 3 tensors, and it says 2"),
+        (part(0, total=None), part(1), "does not say how many"),
+        (part(None), part(1), "00001-of-00002.gguf says nothing of parts"),
+        (file(), part(1), "00001-of-00002.gguf is by its name one of 2 parts"),
+        (part(0, None), part(1), "00001-of-00002.gguf is by its name one of 2 parts"),
+        (part(0, 1), part(1), "is one of 1 parts"),
+    ],
+)
+def test_parts_that_do_not_belong_together(
+    tmp_path: Path, one: bytes, two: bytes, words: str
+) -> None:
+    first, second = two_parts(tmp_path)
+    first.write_bytes(one)
+    second.write_bytes(two)
+    with pytest.raises(WeightsError, match=words) as refused:
+        read_header(first)
+    assert str(tmp_path) in refused.value.message
+
+
+def test_a_whole_model_may_be_the_one_part_of_one(tmp_path: Path) -> None:
+    for number, content in enumerate((file(), part(0, 1, total=1))):
+        path = tmp_path / f"{number}-00001-of-00001.gguf"
+        path.write_bytes(content)
+        assert read_header(path).shards == ()
+
+
+@pytest.mark.parametrize("name", ["clip", "t5", "t5encoder", "wavtokenizer-dec", "llada"])
+def test_what_writes_no_text(path: Path, name: str) -> None:
+    path.write_bytes(file((key("general.architecture", 8, text(name)),)))
+    with pytest.raises(WeightsError, match=rf"\({name}\), and no model that writes text; use"):
+        read_header(path)
+
+
+@pytest.mark.parametrize("kind", ["mmproj", "imatrix", "vocab"])
+def test_files_that_are_no_models(path: Path, kind: str) -> None:
+    path.write_bytes(file((ARCHITECTURE, key("general.type", 8, text(kind)))))
+    with pytest.raises(WeightsError, match=f"a file of type '{kind}'"):
+        read_header(path)
+
+
+def test_a_model_in_parts(tmp_path: Path) -> None:
+    first, second = two_parts(tmp_path)
     first.write_bytes(part(0))
     with pytest.raises(WeightsError, match=r"model-00002-of-00002\.gguf cannot be read"):
         read_header(first)

@@ -13,9 +13,17 @@ from storing import import_folder, later, write_source
 from open_llm_server.config.models import Source
 from open_llm_server.errors import WeightsError
 from open_llm_server.store import catalog
-from open_llm_server.store.manifest import NAME, Entry
+from open_llm_server.store.manifest import NAME, Entry, Quantised
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+QUANTISED = Quantised(
+    scheme="q8_0",
+    original=(),
+    bytes_before=2,
+    bytes_after=1,
+    perplexity_before=None,
+    perplexity_after=None,
+)
 
 Add = Callable[..., Entry]
 
@@ -176,3 +184,28 @@ def test_the_only_file_has_a_name_too(add: Add) -> None:
     entry = add("one:1", kind="hub", location="org/name", main="a.gguf", commit=COMMIT)
     assert catalog.find(hub("org/name#a.gguf"), "gguf") == entry
     assert catalog.find(hub("org/name#b.gguf"), "gguf") is None
+
+
+def test_a_smaller_copy_is_started_under_its_own_name_only(add: Add) -> None:
+    facts = {"kind": "hub", "location": "org/name", "commit": COMMIT}
+    small = add("small:1", 9, quantised=QUANTISED, **facts)
+    assert catalog.find(hub("org/name"), "gguf", "small") == small
+    for name in (None, "llama", "other"):
+        assert catalog.find(hub("org/name"), "gguf", name) is None
+    alias = add("fast:1", 1, **facts)
+    for name in (None, "llama", "other"):
+        assert catalog.find(hub("org/name"), "gguf", name) == alias, "the same bytes"
+    own = add("org--name:1", 0, **facts)
+    for name in (None, "llama", "other"):
+        assert catalog.find(hub("org/name"), "gguf", name) == own, "as old as it is"
+    assert catalog.find(hub("org/name"), "gguf", "fast") == alias
+    mine = add("org--name:1-q8_0", 3, quantised=QUANTISED, **facts)
+    assert catalog.find(hub("org/name"), "gguf", "other") == mine, "asked for under that name"
+
+
+def test_a_revision_that_a_name_lacks_is_looked_for_under_the_others(add: Add) -> None:
+    add("small:1", 1, kind="hub", location="org/name", commit=COMMIT)
+    other = add("fast:2", 2, kind="hub", location="org/name", commit="1" * 40, revision="v2")
+    own = add("org--name:3", 3, kind="hub", location="org/name", commit="2" * 40, revision="v3")
+    assert catalog.find(hub("org/name:v2"), "gguf", "small") == other
+    assert catalog.find(hub("org/name:v3"), "gguf", "small") == own

@@ -111,6 +111,29 @@ def test_links_count_as_the_files_that_they_lead_to(tmp_path: Path, stage: Path)
     assert (stage / "model.gguf").read_bytes() == (blobs / "0.gguf").read_bytes()
 
 
+def test_links_may_lead_out_of_the_folder_into_a_hubs_cache_only(tmp_path: Path) -> None:
+    model, cache = tmp_path / "model", tmp_path / "models--org--name"
+    for place in (model, cache / "blobs", cache / "snapshots" / "1"):
+        place.mkdir(parents=True)
+    blob = cache / "blobs" / ("0" * 64)
+    for path in (blob, model / "own", tmp_path / "secret", cache / "blobs" / "secret"):
+        path.touch()
+    (cache / "snapshots" / "1" / "config.json").symlink_to(f"../../blobs/{blob.name}")
+    local.refuse_ways_out(cache / "snapshots" / "1", ["config.json"])
+    for name, target in (("a", "own"), ("b", str(blob)), ("c", "../model/own")):
+        (model / name).symlink_to(target)
+    local.refuse_ways_out(model, ["own", "a", "b", "c"])
+    (tmp_path / "link").symlink_to(model)
+    local.refuse_ways_out(tmp_path / "link", ["own", "a"])
+    (model / "d").symlink_to("../secret")
+    (model / "e").symlink_to(cache / "blobs" / "secret")
+    (model / "f").symlink_to("g")
+    (model / "g").symlink_to("/etc/passwd")
+    for name in "defg":
+        with pytest.raises(WeightsError, match=rf"{name} leads out of its folder"):
+            local.refuse_ways_out(model, ["own", name])
+
+
 @pytest.mark.parametrize("kind", ["fifo", "socket", "device", "folder", "missing", "loop"])
 def test_what_is_no_regular_file_is_refused_by_name(
     tmp_path: Path, stage: Path, kind: str, monkeypatch: pytest.MonkeyPatch

@@ -119,13 +119,16 @@ def test_a_missing_shard_is_named(folder: Path) -> None:
     assert "model-00002-of-00002.safetensors" in message
 
 
-@pytest.mark.parametrize("name", ["../model.safetensors", "/model.safetensors", "model.bin", 3])
+@pytest.mark.parametrize(
+    "name",
+    [*("../model.safetensors", "/model.safetensors", "model.bin", 3), [PARTS[0]], {}, None, True],
+)
 def test_shards_lie_in_the_folder(folder: Path, name: object) -> None:
     shard(folder, name)  # type: ignore[arg-type]  # what a broken file may hold
     assert "does not say which" in refusal(folder)
 
 
-@pytest.mark.parametrize("table", [None, {}, []])
+@pytest.mark.parametrize("table", [None, {}, [], 3, "a", {"": []}])
 def test_an_index_without_a_table(folder: Path, table: object) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": table}))
