@@ -29,6 +29,7 @@ from .config.schema import ServerConfig
 from .config.vocabulary import CONFIGURATION, MODELS
 from .errors import ConfigurationError
 from .runner import LLMRunner
+from .supervisor_doors import check_grpc
 from .supervisor_logs import configure_worker_logs
 from .supervisor_probe import ready_file, touch_for_ever
 from .supervisor_sockets import resolve_address, shown_address
@@ -90,7 +91,7 @@ class Front:
 
 def configured() -> tuple[Resolved, Path | None]:
     """What to serve, and the supervisor's folder if there is a supervisor. Raises
-    ConfigurationError."""
+    StartError."""
     path = os.environ.get(VARIABLE)
     if path:
         return Resolved.load(path), Path(path).parent
@@ -101,6 +102,11 @@ def configured() -> tuple[Resolved, Path | None]:
             "bentoml serve speaks HTTP on its own port: set OPEN_LLM_GRPC_PORT to a port for gRPC "
             "beside it, and leave out OPEN_LLM_GRPC"
         )
+    if resolved.server.grpc_port == 0:
+        raise ConfigurationError(
+            "bentoml serve tells nobody which free port it took: set OPEN_LLM_GRPC_PORT to one"
+        )
+    check_grpc(resolved.server)
     return resolved, None
 
 

@@ -16,14 +16,13 @@ import ssl
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from .config.devices import worker_env
 from .config.folder import bentoml_home
 from .config.resolved import VARIABLE, ModelPlan, Resolved
 from .errors import OpenLLMError, StartError, WeightsError
-from .supervisor_doors import Doors
+from .supervisor_doors import Doors, check_grpc
 from .supervisor_logs import say
 from .supervisor_news import News
 from .supervisor_probe import ModelProbe, file_probe
@@ -71,7 +70,7 @@ def run(resolved: Resolved, *, report: Report | None = None, lifeline: int | Non
 
 async def _run(resolved: Resolved, report: Report, lifeline: int | None) -> int:
     _check_tls(resolved)
-    _check_grpc(resolved)
+    check_grpc(resolved.server)
     check_weights(resolved.models)
     check_store(resolved.models)
     raise_open_files()
@@ -298,13 +297,6 @@ def _check_tls(resolved: Resolved) -> None:
             f"the TLS files do not work ({error}); give a PEM certificate chain with --tls-cert "
             "and its private key with --tls-key"
         ) from error
-
-
-def _check_grpc(resolved: Resolved) -> None:
-    if resolved.server.grpc_at is not None and not all(
-        map(find_spec, ("grpc", "grpc_health", "grpc_reflection"))
-    ):
-        raise StartError("gRPC is not installed here: pip install 'open-llm-server[grpc]'")
 
 
 def _common_environment(resolved_file: Path, folder: Path) -> dict[str, str]:

@@ -2,14 +2,20 @@
 
 The classes are built when the module is imported, from the descriptor that the compiler made: so
 they fit every release of protobuf, and two packages in one process may bring different versions.
+With `--pin` it notes what is new in the proto; from then on a test sees to it that this stays.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import runpy
+import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc_tools
 from grpc_tools import protoc
@@ -21,6 +27,8 @@ TARGETS = (
     ROOT / "open_llm_server" / "rpc" / "v1.py",
     ROOT / "client" / "open_llm_client" / "_v1.py",
 )
+PINNED = ROOT / "tests" / "rpc" / "open_llm_v1.json"
+"""What clients of any age rely on: every name of the proto, and what it stands for."""
 _MODULE = '''"""The messages of open_llm/v1/open_llm.proto. Made by `make proto`; do not edit."""
 
 from google.protobuf import descriptor_pool, message_factory
@@ -99,10 +107,69 @@ def _module(serialized: bytes) -> str:
     )
 
 
+def described(file: Any) -> dict[str, str]:
+    """Every message, field, enum value and method of a file's descriptor, and what it is."""
+    found: dict[str, str] = {file.package: "package"}
+    for message in file.message_types_by_name.values():
+        found |= dict(_message(message))
+    for enum in file.enum_types_by_name.values():
+        found |= {f"{enum.name}.{value.name}": f"= {value.number}" for value in enum.values}
+    for service in file.services_by_name.values():
+        for method in service.methods:
+            sent = ("stream " if method.client_streaming else "") + method.input_type.name
+            given = ("stream " if method.server_streaming else "") + method.output_type.name
+            found[f"{service.name}.{method.name}"] = f"({sent}) returns ({given})"
+    return found
+
+
+def broken(pinned: dict[str, str], now: dict[str, str]) -> list[str]:
+    """What is pinned and is not so any more, in words."""
+    return [
+        f"{name} was `{what}` and is {f'`{now[name]}`' if name in now else 'gone'}"
+        for name, what in pinned.items()
+        if now.get(name) != what
+    ]
+
+
+def pin() -> None:
+    """Notes what is new. Raises SystemExit where something pinned is gone or changed."""
+    target = runpy.run_path(os.fspath(TARGETS[0]))
+    now = described(target["DESCRIPTOR"])
+    pinned = json.loads(PINNED.read_text()) if PINNED.exists() else {}
+    if faults := broken(pinned, now):
+        sys.exit("clients rely on these; leave them as they were:\n" + "\n".join(faults))
+    PINNED.write_text(json.dumps(now, indent=1, sort_keys=True) + "\n")
+    print(f"wrote {PINNED.relative_to(ROOT)}")
+
+
+def _message(message: Any) -> Iterator[tuple[str, str]]:
+    yield message.name, "message"
+    for field in message.fields:
+        oneof = field.containing_oneof
+        if field.is_repeated:
+            label = "repeated "
+        elif oneof and not oneof.name.startswith("_"):
+            label = f"oneof {oneof.name} "
+        else:
+            label = "optional " if field.has_presence else ""
+        yield f"{message.name}.{field.name}", f"{label}{_kind(field)} = {field.number}"
+
+
+def _kind(field: Any) -> str:
+    named = field.message_type or field.enum_type
+    if named:
+        return str(named.name)
+    names = (name for name in vars(type(field)) if name.startswith("TYPE_"))
+    kind: str = next(name for name in names if getattr(field, name) == field.type)
+    return kind.removeprefix("TYPE_").lower()
+
+
 def main() -> None:
     for path, text in make().items():
         path.write_text(text)
         print(f"wrote {path.relative_to(ROOT)}")
+    if "--pin" in sys.argv[1:]:
+        pin()
 
 
 if __name__ == "__main__":

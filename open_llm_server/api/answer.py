@@ -160,7 +160,7 @@ class Answer:
         if now >= late_at:
             raise DeadlineExceeded(
                 f"the answer was not complete within {self._timeout_s:g} s; ask for fewer tokens, "
-                "or for more time with the X-Request-Timeout header"
+                "or for more time with the X-Request-Timeout header (over gRPC: a later deadline)"
             )
         if now >= silent_at:
             raise self._lost(Lost(started=feed.started, why="it fell silent"))

@@ -30,6 +30,8 @@ LARGEST_NUMBER = 2**31 - 1
 PING_EVERY_S = 30
 """A client that does not answer a ping is gone after `PING_ANSWER_S`."""
 PING_ANSWER_S = 20
+IDLE_S = 300
+"""A connection without calls is closed then; clients open another when they need one."""
 LEAST_PING_S = 10
 """Clients that ping more often than this, without calls, are hung up on."""
 LONGEST_ANSWER = 512 * 1024**2
@@ -113,6 +115,7 @@ def _options(body_limit: int) -> list[tuple[str, int]]:
         ("grpc.keepalive_time_ms", PING_EVERY_S * 1000),
         ("grpc.keepalive_timeout_ms", PING_ANSWER_S * 1000),
         ("grpc.http2.min_ping_interval_without_data_ms", LEAST_PING_S * 1000),
+        ("grpc.max_connection_idle_ms", IDLE_S * 1000),
         # The supervisor holds the port for all of its workers, also while one is replaced.
         ("grpc.so_reuseport", 1),
         # A small message that unpacks to a huge one is not unpacked; only "identity" is taken.
