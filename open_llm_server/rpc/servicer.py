@@ -16,7 +16,7 @@ from ..api.desk import Desk
 from ..api.exchange import ClientGone
 from ..api.probes import about
 from . import messages, v1
-from .call import Call, Context, edge
+from .call import ID, Call, Context, edge
 from .stream import Event, Events
 
 SERVICE = "open_llm.v1.OpenLLM"
@@ -121,6 +121,7 @@ class _Stream(_Generate):
             try:
                 with ask.renaming():
                     await answer.open()
+                    await reader.begin(call.id)
                     while not answer.ended:
                         for event in events.of(await answer.take()):
                             await reader.send(self._wrap(event).SerializeToString())
@@ -141,6 +142,14 @@ class _Reader:
         self._limit_s = limit_s
         self._loop = asyncio.get_running_loop()
         self._given_up: asyncio.Task[None] | None = None
+
+    async def begin(self, id: str) -> None:
+        """Says that the request is accepted, ahead of any message: the first may be long in
+        coming."""
+        try:
+            await self._context.send_initial_metadata(((ID, id),))
+        except grpc.aio.InternalError:
+            raise asyncio.CancelledError from None
 
     async def send(self, message: bytes) -> None:
         """Raises ClientGone where that took too long."""

@@ -40,6 +40,8 @@ STARTS = [line for line in LINES if line.startswith("open-llm-server start ")]
 PERPLEXITIES = [line for line in LINES if line.startswith("open-llm-server perplexity ")]
 IMPORTS = [line for line in LINES if line.startswith("open-llm-server import ")]
 FITS = [line for line in LINES if line.startswith("open-llm-server fit ")]
+QUERIES = [line for line in LINES if "open-llm-server query" in line]
+TALK = "open-llm-server chat"
 CONFIGS = [line for line in LINES if "open-llm-server config" in line]
 PYTHON = {text.split()[1]: text for language, text in BLOCKS if language == "python"}
 TINY = ROOT / "models" / "tiny" / "tiny-q8_0.gguf"
@@ -99,16 +101,16 @@ def folder(tmp_path: Path, downloads: Path) -> Path:
 
 
 def test_every_command_of_the_readme_is_known_here() -> None:
-    known = [*CURLS, *STARTS, *CONFIGS, *PERPLEXITIES, *IMPORTS, *FITS]
+    known = [*CURLS, *STARTS, *CONFIGS, *PERPLEXITIES, *IMPORTS, *FITS, *QUERIES, TALK]
     # These two are how this very test was started, or would start all over again.
     rest = [line for line in LINES if line not in known and not line.startswith("make ")]
     assert rest == []
     targets = {line.split()[1] for line in LINES if line.startswith("make ")}
     makefile = (ROOT / "Makefile").read_text()
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
-    assert IMPORTS and FITS
+    assert IMPORTS and FITS and len(QUERIES) == 2 and TALK in LINES
     assert len(CURLS) >= 8 and len(STARTS) >= 9 and len(CONFIGS) == 1 and len(PERPLEXITIES) == 3
-    assert set(PYTHON) == {"openai", "open_llm_server", "bentoml"}
+    assert set(PYTHON) == {"openai", "open_llm_client", "open_llm_server", "bentoml"}
 
 
 def test_what_to_install() -> None:
@@ -193,6 +195,34 @@ def test_the_openai_snippet(server: StartServer, capfd: pytest.CaptureFixture[st
     code = PYTHON["openai"].replace("http://localhost:5000", running.url)
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=2 * HANG_S)
     assert capfd.readouterr().out.strip()
+
+
+@pytest.mark.server
+def test_the_client_snippet_and_the_questions(
+    server: StartServer, folder: Path, environment: dict[str, str]
+) -> None:
+    running = server("tiny", grpc_port=0)
+    assert running.server.grpc_url
+    for url in (running.url, running.server.grpc_url):
+        code = PYTHON["open_llm_client"].replace("http://localhost:5000", url)
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", code],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=2 * HANG_S,
+        )
+        assert done.stdout.endswith("256\n") and len(done.stdout) > 20
+        for line in [*QUERIES, f"echo Hello | {TALK}"]:
+            done = subprocess.run(
+                ["bash", "-c", line],
+                cwd=folder,
+                env={**environment, "OPEN_LLM_ENDPOINT": url},
+                capture_output=True,
+                text=True,
+                timeout=HANG_S,
+            )
+            assert done.returncode == 0 and done.stdout.strip(), done.stderr
 
 
 @pytest.mark.server
