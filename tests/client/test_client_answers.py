@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy
 import pytest
-from hostile import ANSWERS, COMPLETE, EMBED, WAYS, always, ask, http, talking_to
+from hostile_servers import ANSWERS, COMPLETE, EMBED, WAYS, always, ask, http, talking_to
 from open_llm_client import (
     ChatAnswer,
     CompleteAnswer,

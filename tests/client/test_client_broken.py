@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hostile import (
+from hostile_servers import (
     CHAT,
     STREAM,
     WAYS,

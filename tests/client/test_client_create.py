@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostile import CHAT, EMBED, Peer, always, http, saying, talking_to
+from hostile_servers import CHAT, EMBED, Peer, always, http, saying, talking_to
 from open_llm_client import InvalidField, OpenLLMError, create
 
 KEY = "sk-very-secret"

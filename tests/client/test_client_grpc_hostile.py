@@ -16,7 +16,7 @@ import pytest
 from google.protobuf.any_pb2 import Any as Packed
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
-from hostile import ARGUMENTS, CHAT, WAYS, always, ask, http, streamed, talking_to
+from hostile_servers import ARGUMENTS, CHAT, WAYS, always, ask, http, streamed, talking_to
 from open_llm_client import (
     BadAnswer,
     BodyTooLarge,

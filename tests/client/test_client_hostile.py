@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hostile import (
+from hostile_servers import (
     ANSWERS,
     CHAT,
     MODEL,

@@ -9,7 +9,7 @@ from email.utils import format_datetime
 from typing import Any
 
 import pytest
-from hostile import (
+from hostile_servers import (
     CHAT,
     STREAM,
     WAYS,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from hostile import ask
+from hostile_servers import ask
 from open_llm_client import (
     AuthenticationError,
     Client,

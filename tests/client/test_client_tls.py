@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hostile import (
+from hostile_servers import (
     STREAM,
     WAYS,
     Peer,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy
 import pytest
-from hostile import WAYS, ask, streamed
+from hostile_servers import WAYS, ask, streamed
 from open_llm_client import BodyTooLarge, Client, OpenLLMError, create
 from running import HANG_S
 
