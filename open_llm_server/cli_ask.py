@@ -5,9 +5,12 @@ Owns words and the terminal. The asking is the client package's, which is import
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -39,6 +42,13 @@ def server_options() -> list[click.Option]:
         ),
         click.Option(
             ["--api-key"], metavar="KEY", help="Its key.  [env: OPEN_LLM_API_KEY, which is safer]"
+        ),
+        click.Option(
+            ["--ca"],
+            type=click.Path(exists=True, dir_okay=False),
+            metavar="FILE",
+            help="Certificates (PEM) that vouch for an https:// or grpcs:// server, in place of "
+            "the system's.",
         ),
         click.Option(
             ["--timeout"],
@@ -73,13 +83,23 @@ def given(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value not in (None, ())}
 
 
-def connect(
-    url: str | None, api_key: str | None, timeout: float, model: str | None
-) -> open_llm_client.Client:
-    """The client. Touches no network."""
-    import open_llm_client
+@dataclass(frozen=True)
+class Access:
+    """Which server is asked, and how: what `server_options` read."""
 
-    return open_llm_client.create(url, api_key=api_key, timeout=timeout, model=model)
+    url: str | None
+    api_key: str | None
+    ca: str | None
+    timeout: float
+
+    def connect(self, model: str | None = None) -> open_llm_client.Client:
+        """The client. Touches no network."""
+        import open_llm_client
+
+        verify = True if self.ca is None else self.ca
+        return open_llm_client.create(
+            self.url, api_key=self.api_key, timeout=self.timeout, model=model, verify=verify
+        )
 
 
 @contextmanager
@@ -92,8 +112,29 @@ def failing() -> Iterator[None]:
     except open_llm_client.OpenLLMError as error:
         click.echo(f"error: {words_of(error)}", err=True)
         raise click.exceptions.Exit(exit_code(error)) from None
+    except BrokenPipeError:  # as `| head -1` leaves it: nobody reads any more
+        _let_go_of_output()
+        raise click.exceptions.Exit(1) from None
+    except OSError as error:
+        _let_go_of_output()
+        click.echo(f"error: the answer cannot be written: {error.strerror or error}", err=True)
+        raise click.exceptions.Exit(1) from None
     except (TypeError, ValueError) as error:  # nothing was sent: a URL that is none, for example
         raise click.UsageError(str(error)) from error
+
+
+def _let_go_of_output() -> None:
+    """What is still to be written can go nowhere; the interpreter would complain of it at its
+    end."""
+    with suppress(OSError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def need(stream: TextIO | None, name: str) -> TextIO:
+    """`sys.stdin` or `sys.stdout`, which are `None` where they were closed beforehand."""
+    if stream is None:
+        raise click.UsageError(f"standard {name} is closed; open it, if only to /dev/null")
+    return stream
 
 
 def exit_code(error: open_llm_client.OpenLLMError) -> int:

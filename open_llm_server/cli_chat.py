@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,16 @@ if TYPE_CHECKING:
     import open_llm_client
 
 BUILT_IN = "tiny"
+_PLAIN: dict[str, Any] = {
+    "grpc": False,
+    "grpc_port": None,
+    "probe_port": None,
+    "tls_cert": None,
+    "tls_key": None,
+    "tls_key_password": None,
+    "tls_ca": None,
+}
+"""What the environment says of servers for others is not meant for one of our own."""
 LOOK_S = 5.0
 """For a server at the usual place to say that it is there."""
 
@@ -44,32 +55,35 @@ def _run(
     system: str | None,
     url: str | None,
     api_key: str | None,
+    ca: str | None,
     timeout: float,
     **values: Any,
 ) -> None:
     from .cli_talk import Talk
 
-    with cli_ask.failing(), _server(url, api_key, timeout, model) as (client, name):
-        Talk(client, model=name, system=system, sampling=cli_ask.given(values)).run(sys.stdin)
+    source, _ = cli_ask.need(sys.stdin, "input"), cli_ask.need(sys.stdout, "output")
+    access = cli_ask.Access(url, api_key, ca, timeout)
+    with cli_ask.failing(), _server(access, model) as (client, name):
+        Talk(client, model=name, system=system, sampling=cli_ask.given(values)).run(source)
 
 
 @contextmanager
 def _server(
-    url: str | None, api_key: str | None, timeout: float, model: str | None
+    access: cli_ask.Access, model: str | None
 ) -> Iterator[tuple[open_llm_client.Client, str | None]]:
     """The server that is meant, or one of our own, and what the model is called there."""
     import open_llm_client
 
-    with cli_ask.connect(url, api_key, timeout, None) as client:
+    with access.connect() as client:
         try:
-            client.health(timeout=min(timeout, LOOK_S))
+            client.health(timeout=min(access.timeout, LOOK_S))
         except (open_llm_client.ConnectionFailed, open_llm_client.TimedOut):
-            if url:
+            if access.url:
                 raise
         else:
             yield client, model
             return
-    yield from _own(timeout, model)
+    yield from _own(access.timeout, model)
 
 
 def _own(timeout: float, model: str | None) -> Iterator[tuple[open_llm_client.Client, str | None]]:
@@ -78,8 +92,7 @@ def _own(timeout: float, model: str | None) -> Iterator[tuple[open_llm_client.Cl
 
     spec = ModelSpec.parse(model or BUILT_IN)
     click.echo(f"no server runs here: starting one with {spec} for this conversation", err=True)
-    with (
-        start(str(spec), port=0) as server,
-        cli_ask.connect(server.url, None, timeout, None) as client,
-    ):
+    key = secrets.token_urlsafe()
+    server = start(str(spec), host="127.0.0.1", port=0, api_key=key, **_PLAIN)
+    with server, cli_ask.Access(server.url, key, None, timeout).connect() as client:
         yield client, spec.name

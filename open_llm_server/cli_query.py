@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -39,30 +39,32 @@ def _run(
     as_json: bool,
     url: str | None,
     api_key: str | None,
+    ca: str | None,
     timeout: float,
     **values: Any,
 ) -> None:
+    access, output = cli_ask.Access(url, api_key, ca, timeout), cli_ask.need(sys.stdout, "output")
     text = _standard_input() if prompt == "-" else prompt
     messages = [{"role": "system", "content": system}] if system is not None else []
     messages.append({"role": "user", "content": text})
     sampling = cli_ask.given(values)
-    with cli_ask.failing(), cli_ask.connect(url, api_key, timeout, model) as client:
+    with cli_ask.failing(), access.connect(model) as client:
         if as_json:
             click.echo(json.dumps(asdict(client.chat(messages=messages, **sampling)), indent=2))
             return
-        _print(client.chat(messages=messages, stream=True, **sampling))
+        _print(output, client.chat(messages=messages, stream=True, **sampling))
 
 
-def _print(stream: Any) -> None:
+def _print(output: TextIO, stream: Any) -> None:
     """What comes goes out at once; the line ends even where the answer breaks off."""
-    safe = cli_ask.shown if sys.stdout.isatty() else str
+    safe = cli_ask.shown if output.isatty() else str
     begun = False
     try:
         with stream:
             for delta in stream:
                 begun = True
                 click.echo(safe(delta.text), nl=False)
-                sys.stdout.flush()
+                output.flush()
     finally:
         if begun:
             click.echo()
@@ -70,7 +72,7 @@ def _print(stream: Any) -> None:
 
 def _standard_input() -> str:
     try:
-        return sys.stdin.buffer.read().decode()
+        return cli_ask.need(sys.stdin, "input").buffer.read().decode()
     except UnicodeDecodeError as error:
         raise click.UsageError(
             f"standard input is not UTF-8 text (byte {error.start}); convert it, as with iconv"

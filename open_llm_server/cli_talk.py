@@ -64,14 +64,14 @@ class Talk:
         if person:
             _edit_lines()
             click.echo(f"talking to {self._name()}; /help lists commands, Ctrl-D ends")
-        for line in _lines(source, person=person):
-            text = line.strip()
-            if text == "/bye":
-                return
-            if text.startswith("/"):
-                self._command(text)
-            elif text:
-                self._ask(line, keep_going=person)
+        for message, whole_line in _messages(source, person=person):
+            words = message.split(maxsplit=1)
+            if whole_line and words and words[0].startswith("/"):
+                if words[0] == "/bye":
+                    return
+                self._command(words[0], words[1].strip() if len(words) > 1 else "")
+            elif words:
+                self._ask(message, keep_going=person)
 
     def _ask(self, text: str, *, keep_going: bool) -> None:
         import open_llm_client
@@ -90,16 +90,15 @@ class Talk:
 
     # -- commands ---------------------------------------------------------------------------
 
-    def _command(self, text: str) -> None:
+    def _command(self, name: str, rest: str) -> None:
         from .config.words import suggest
 
-        name, _, rest = text.partition(" ")
         act = self._commands.get(name)
         if act is None:
             hint = suggest(name, [*self._commands, "/bye"]) or "; /help lists what there is"
             click.echo(f"there is no {cli_ask.shown(name)}{hint}")
             return
-        act(rest.strip())
+        act(rest)
 
     def _choose(self, name: str) -> None:
         import open_llm_client
@@ -134,17 +133,18 @@ class Talk:
         if not name:
             click.echo("say where: /save FILE")
             return
-        path = Path(name).expanduser()
         facts = {"model": self._model, "messages": self._conversation.messages}
+        text = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
         try:
-            with path.open("x", encoding="utf-8") as file:
-                file.write(json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+            with Path(name).expanduser().open("xb") as file:
+                file.write(text.encode(errors="replace"))
         except FileExistsError:
-            click.echo(f"{path} exists already; name another file")
-        except (OSError, ValueError) as error:
-            click.echo(f"{path} cannot be written: {getattr(error, 'strerror', error)}")
+            click.echo(f"{cli_ask.shown(name)} exists already; name another file")
+        except (OSError, ValueError, RuntimeError) as error:  # of names: NUL, an unknown ~user
+            why = getattr(error, "strerror", None) or error
+            click.echo(f"{cli_ask.shown(name)} cannot be written: {why}")
         else:
-            click.echo(f"saved as {path}")
+            click.echo(f"saved as {cli_ask.shown(name)}")
 
     def _clear(self) -> None:
         self._conversation = self._begin()
@@ -163,8 +163,9 @@ class Talk:
         return self._model or "the server's first model"
 
 
-def _lines(source: TextIO, *, person: bool) -> Iterator[str]:
-    """Messages: a line each, or several between two fences. Ctrl-C throws a begun one away."""
+def _messages(source: TextIO, *, person: bool) -> Iterator[tuple[str, bool]]:
+    """Messages, and whether each is a line: several lines stand between two fences, or between one
+    and the end of `source`. Ctrl-C throws a begun one away."""
     block: list[str] | None = None
     while True:
         try:
@@ -173,30 +174,34 @@ def _lines(source: TextIO, *, person: bool) -> Iterator[str]:
             block = None
             click.echo()
             continue
-        if line is None:
-            if person:
+        if line is None or (block is not None and line.strip() == FENCE):
+            if line is None and person:
                 click.echo()
-            return
-        if line.strip() == FENCE:
-            if block is None:
-                block = []
-            else:
-                yield "\n".join(block)
-                block = None
-        elif block is None:
-            yield line
-        else:
+            elif block is not None:
+                yield "\n".join(block), False
+            if line is None:
+                return
+            block = None
+        elif block is not None:
             block.append(line)
+        elif line.strip() == FENCE:
+            block = []
+        else:
+            yield line, True
 
 
 def _line(source: TextIO, prompt: str, *, person: bool) -> str | None:
-    if not person:
+    """One line without its end; bytes that are no UTF-8 are replaced."""
+    if person:
+        try:
+            line = input(prompt)
+        except EOFError:
+            return None
+    else:
         line = source.readline()
-        return line.rstrip("\n") if line else None
-    try:
-        return input(prompt)
-    except EOFError:
-        return None
+        if not line:
+            return None
+    return line.rstrip("\n").encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _edit_lines() -> None:

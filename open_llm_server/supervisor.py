@@ -129,7 +129,9 @@ class Supervisor:
             if await self._ready(early, keepers, stop):
                 if early == everybody:
                     report(self._state())
-                say(f"Open LLM server on {self._doors}  ({self._what()})  Ctrl-C stops")
+                # Ctrl-C goes to whoever holds the lifeline.
+                hint = "  Ctrl-C stops" if lifeline is None else ""
+                say(f"Open LLM server on {self._doors}  ({self._what()}){hint}")
                 if await self._ready(everybody, keepers, stop) and early != everybody:
                     report(self._state())
                 await _first(stop.asked.wait(), *keepers)

@@ -20,6 +20,8 @@ from .servicer import METHODS, SERVICE
 
 MOST_PROBES = 256
 """Calls of health at once: they need no key, and must not take the places of those that do."""
+MOST_WATCHES = 256
+"""Of those that watch health, which stay for ever; they must not take the places of the others."""
 _REFLECTION = f"/{reflection.SERVICE_NAME}/ServerReflectionInfo"
 _KNOWN = {*(f"/{SERVICE}/{name}" for name in METHODS), _REFLECTION}
 
@@ -34,6 +36,7 @@ class Admission(grpc.aio.ServerInterceptor):
         self._desk = desk
         self._open: set[asyncio.Task[Any]] = set()
         self._probes: set[asyncio.Task[Any]] = set()
+        self._watches: set[asyncio.Task[Any]] = set()
 
     async def intercept_service(
         self,
@@ -42,9 +45,11 @@ class Admission(grpc.aio.ServerInterceptor):
     ) -> Handler | None:
         details = handler_call_details
         if details.method.startswith(f"/{health.SERVICE_NAME}/"):
-            if len(self._probes) >= MOST_PROBES:
+            watches = details.method.endswith("/Watch")
+            calls = self._watches if watches else self._probes
+            if len(calls) >= (MOST_WATCHES if watches else MOST_PROBES):
                 return grpc.stream_stream_rpc_method_handler(_no_room)
-            _note(self._probes)
+            _note(calls)
         elif not self._may_call(details):
             return grpc.stream_stream_rpc_method_handler(self._refusing(details.method))
         elif details.method.startswith(f"/{SERVICE}/"):
@@ -78,7 +83,7 @@ class Admission(grpc.aio.ServerInterceptor):
 async def _no_room(requests: Any, context: Context) -> None:
     await context.abort(
         grpc.StatusCode.RESOURCE_EXHAUSTED,
-        f"{MOST_PROBES} calls of health are open; close those that are not needed",
+        "too many calls of health are open; close those that are not needed",
     )
 
 

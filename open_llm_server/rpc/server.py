@@ -10,7 +10,6 @@ from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health_pb2
-from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from ..api.desk import Desk
@@ -79,7 +78,7 @@ class RpcServer:
             maximum_concurrent_rpcs=MOST_CALLS,
         )
         server.add_generic_rpc_handlers((handlers(self._desk),))
-        add_HealthServicer_to_server(Health(self._desk), server)
+        server.add_generic_rpc_handlers((Health(self._desk).handlers(),))
         _reflect(server)
         try:
             if self._tls:

@@ -192,6 +192,65 @@ def test_ctrl_c_stops_the_answer_only(server: StartServer, tmp_path: Path) -> No
     assert json.loads((tmp_path / "left.json").read_text())["messages"] == []
 
 
+def test_odd_lines(talk: Terminal) -> None:
+    with talk as person:
+        person.sees(">>> ")
+        for line, words in {
+            "/save ~nobody-of-this-name/talk": "cannot be written",
+            "/bogus\x1b[2J": "there is no /bogus",
+            "/system\tBe brief.": "is told so",
+            "/save": "say where",
+        }.items():
+            person.types(line)
+            assert words in person.sees(">>> ")
+        for line in ('"""', "/help", '"""'):
+            person.types(line)
+        assert "this list" not in person.sees(">>> ")
+        person.types("/bye now")
+        assert person.ends() == 0
+
+
+@pytest.mark.parametrize("words", [["query", "Hello"], ["query", "Hello", "--json"], ["chat"]])
+def test_nowhere_to_write_to(shared_server: Running, words: list[str]) -> None:
+    program = " ".join([*PROGRAM, *words, "--url", shared_server.url])
+    for output, code in ((">/dev/full", 1), (">&-", 2), ("| head -c 0", 0)):
+        done = subprocess.run(
+            ["bash", "-c", f"echo Hello | {program} {output}"],
+            capture_output=True,
+            text=True,
+            timeout=HANG_S,
+            env=environment(),
+        )
+        assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+        assert done.returncode == code, (output, done.stderr)
+
+
+def test_nothing_to_read_from(shared_server: Running) -> None:
+    for words in ("query -", "chat"):
+        program = " ".join([*PROGRAM, words, "--url", shared_server.url])
+        done = subprocess.run(
+            ["bash", "-c", f"{program} <&-"],
+            capture_output=True,
+            text=True,
+            timeout=HANG_S,
+            env=environment(),
+        )
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "standard input is closed" in done.stderr
+
+
+def test_a_message_that_the_pipe_breaks_off(shared_server: Running) -> None:
+    done = subprocess.run(
+        [*PROGRAM, "chat", "--url", shared_server.url],
+        input=b'"""\nHello \xff\n/help\n',
+        capture_output=True,
+        timeout=HANG_S,
+        env=environment(),
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 1 and b"this list" not in done.stdout
+
+
 def test_an_error_ends_no_conversation(talk: Terminal) -> None:
     with talk as person:
         person.sees(">>> ")
@@ -225,7 +284,9 @@ def test_without_a_server_one_is_started(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         timeout=2 * HANG_S,
-        env=environment(),
+        env=environment(
+            OPEN_LLM_GRPC="true", OPEN_LLM_API_KEY="one,two", OPEN_LLM_TLS_CERT=__file__
+        ),
     )
     assert done.returncode == 0, done.stderr
     assert "starting one with tiny" in done.stderr
@@ -233,10 +294,10 @@ def test_without_a_server_one_is_started(tmp_path: Path) -> None:
 
 
 OWN = """
-from open_llm_server import cli_ask
+import open_llm_client
 from open_llm_server.cli import main
 
-real = cli_ask.connect
-cli_ask.connect = lambda url, *rest: real(url or "http://127.0.0.1:9", *rest)
+real = open_llm_client.create
+open_llm_client.create = lambda url, **rest: real(url or "http://127.0.0.1:9", **rest)
 main(["chat", "--temperature", "0"])
 """

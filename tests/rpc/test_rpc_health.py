@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 from grpc import StatusCode
+from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from ports import EchoPort
@@ -83,9 +84,21 @@ async def test_a_service_that_there_is_not() -> None:
 async def test_garbage_breaks_nothing(data: bytes) -> None:
     async with serving(desk=two(EchoPort(), EchoPort())) as wire:
         method: Any = wire.channel.unary_unary("/grpc.health.v1.Health/Check")
-        with pytest.raises(grpc.aio.AioRpcError):
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
             await method(data, timeout=HANG_S)
+        assert raised.value.code() == StatusCode.INVALID_ARGUMENT
         assert await statuses(wire, [""]) == [SERVING]
+
+
+async def test_all_at_once() -> None:
+    async with serving(desk=two(EchoPort(), EchoPort(info=LOADING))) as wire:
+        given = await stub(wire).List(vars(health_pb2)["HealthListRequest"](), timeout=HANG_S)
+    assert {name: told.status for name, told in given.statuses.items()} == {
+        "": NOT_SERVING,
+        SERVICE: NOT_SERVING,
+        "one": SERVING,
+        "two": NOT_SERVING,
+    }
 
 
 async def test_who_watches_hears_of_each_change() -> None:

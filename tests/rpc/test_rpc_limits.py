@@ -108,15 +108,16 @@ async def test_one_connection_has_so_many_calls_at_most(monkeypatch: pytest.Monk
 
 
 async def test_who_watches_health_takes_nobodys_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("open_llm_server.rpc.admission.MOST_PROBES", 2)
+    monkeypatch.setattr("open_llm_server.rpc.admission.MOST_WATCHES", 2)
     async with serving(desk=desk_of(drain_timeout_s=0.0)) as wire:
         stub: Any = HealthStub(wire.channel)
         watching = [stub.Watch(HealthCheckRequest(), timeout=HANG_S) for _ in range(2)]
         for call in watching:
             assert (await call.read()).status == 1
         with pytest.raises(grpc.aio.AioRpcError) as raised:
-            await stub.Check(HealthCheckRequest(), timeout=HANG_S)
+            await stub.Watch(HealthCheckRequest(), timeout=HANG_S).read()
         assert raised.value.code() == StatusCode.RESOURCE_EXHAUSTED
+        assert (await stub.Check(HealthCheckRequest(), timeout=HANG_S)).status == 1
         assert await wire.whole("Chat")
         # Their calls do not keep the server from ending either.
         await asyncio.wait_for(wire.server.stop(), HANG_S)
