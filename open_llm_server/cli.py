@@ -33,7 +33,7 @@ def _start() -> click.Command:
             *options.start_options(),
         ],
         short_help=_COMMANDS["start"][0],
-        help="Serve MODELS over HTTP, in processes of their own.\n\n"
+        help="Serve MODELS over HTTP and gRPC, in processes of their own.\n\n"
         "A model is named as NAME, FAMILY@SOURCE or ALIAS=FAMILY@SOURCE; several are joined by "
         "commas. SOURCE is a path or a hub id, optionally with #FILE.gguf and :REVISION. "
         "See `open-llm-server models` for the names there are.",

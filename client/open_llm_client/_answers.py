@@ -19,6 +19,12 @@ class Record:
     def keys(self) -> list[str]:
         return [each.name for each in fields(self)]
 
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.keys())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.keys()
+
     def __getitem__(self, name: str) -> Any:
         if name not in self.keys():
             raise KeyError(f"{name!r}: there is {', '.join(self.keys())}")
@@ -91,6 +97,9 @@ class CompleteAnswer(Record):
     def __iter__(self) -> Iterator[str]:
         return iter(self.choices)
 
+    def __contains__(self, text: object) -> bool:
+        return text in self.choices
+
     def __str__(self) -> str:
         return "\n".join(self.choices)
 
@@ -119,6 +128,12 @@ class EmbedAnswer(Record, Sequence[list[float]]):
 
     def __len__(self) -> int:
         return len(self.embeddings)
+
+    def __iter__(self) -> Iterator[list[float]]:
+        return iter(self.embeddings)
+
+    def __contains__(self, vector: object) -> bool:
+        return vector in self.embeddings
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, EmbedAnswer):

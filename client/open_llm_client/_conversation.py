@@ -75,7 +75,7 @@ class Conversation:
 
         Raises OpenLLMError, and RuntimeError while another answer is still open.
         """
-        turn = self._begin(text)
+        turn = self._begin(text, generation)
         try:
             answer = self._client._chat(
                 None,
@@ -124,7 +124,7 @@ class Conversation:
         **generation: Any,
     ) -> ChatAnswer | AsyncStream[ChatAnswer]:
         """`say` for tasks."""
-        turn = self._begin(text)
+        turn = self._begin(text, generation)
         try:
             answer = await self._client._async_chat(
                 None,
@@ -143,7 +143,8 @@ class Conversation:
             turn.end(answer)
         return answer
 
-    def _begin(self, text: str) -> _Turn:
+    def _begin(self, text: str, generation: Mapping[str, Any]) -> _Turn:
+        sampling(generation, "say")
         if not self._asking.acquire(blocking=False):
             raise RuntimeError(
                 "this conversation waits for an answer; read its stream to the end, or close it, "

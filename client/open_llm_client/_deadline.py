@@ -41,8 +41,8 @@ class Deadline:
 
     def error(self, url: str) -> TimedOut:
         return TimedOut(
-            f"{url} did not complete its answer within {self.timeout:g} s; give the call more "
-            "time with timeout=SECONDS, or ask for less with max_tokens="
+            f"{url} did not complete its answer within {self.timeout:g} s; give a longer timeout, "
+            "or ask for less with a smaller max_tokens"
         )
 
 

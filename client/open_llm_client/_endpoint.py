@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 URL_VARIABLE = "OPEN_LLM_ENDPOINT"
@@ -17,8 +18,17 @@ KEY_VARIABLE = "OPEN_LLM_API_KEY"
 DEFAULT_URL = "http://127.0.0.1:5000"
 PORTS = {"http": 80, "https": 443, "grpc": 5000, "grpcs": 5000}
 _VISIBLE = re.compile(r"[!-~]+")
-_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-_VALUE = re.compile(r"[ -~]*")
+# Narrower than HTTP has them, so that each of them can go over gRPC too.
+_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+_VALUE = re.compile(r"([!-~]([ -~]*[!-~])?)?")
+_OWN = {
+    *("accept-encoding", "connection", "content-length", "content-type", "expect", "host"),
+    *("keep-alive", "te", "trailer", "transfer-encoding", "upgrade"),
+}
+"""Headers that are the client's own to send."""
+_LABEL = re.compile(r"[A-Za-z0-9_-]{1,63}")
+_FOUR_NUMBERS = re.compile(r"\d+(\.\d+){3}")
+_LONGEST_URL = 2000
 
 
 @dataclass(frozen=True)
@@ -45,7 +55,15 @@ class Endpoint:
         """The way out of an error that says that nobody answers."""
         return (
             "is the server running (open-llm-server start tiny), and is this its URL? "
-            f"open_llm_client.create(url) and {URL_VARIABLE} set another one"
+            f"create(url) and {URL_VARIABLE} set another one"
+        )
+
+    @property
+    def right_scheme(self) -> str:
+        """The way out where somebody answers, and speaks something else."""
+        return (
+            f"is {self.scheme}:// right for this port? The server says at its start which of its "
+            "ports has http:// or https://, and which grpc:// or grpcs://"
         )
 
 
@@ -55,10 +73,13 @@ def endpoint(
     headers: Mapping[str, str] | None,
     verify: bool | str | os.PathLike[str],
 ) -> Endpoint:
-    """Raises ValueError."""
+    """Raises TypeError or ValueError, which name the argument."""
+    _want(url, str, "url", "a text")
+    _want(api_key, str, "api_key", "a text")
+    _want(headers, Mapping, "headers", "a dict of texts")
     url = url or os.environ.get(URL_VARIABLE) or DEFAULT_URL
     parts = _split(url)
-    own = {name.lower(): _header(name, value) for name, value in (headers or {}).items()}
+    own = {str(name).lower(): _header(name, value) for name, value in (headers or {}).items()}
     key = api_key if api_key is not None else os.environ.get(KEY_VARIABLE)
     if key:
         own.setdefault("authorization", f"Bearer {_key(key)}")
@@ -84,11 +105,31 @@ def _split(url: str) -> SplitResult:
         raise ValueError("url: it must not carry a name or a password; give the key as api_key=")
     if parts.scheme.lower() not in PORTS or not parts.hostname or port == 0:
         raise ValueError(f"url: {url!r} is none this client knows; {example}")
-    if parts.query or parts.fragment or not _VISIBLE.fullmatch(url):
+    if parts.query or parts.fragment or not _VISIBLE.fullmatch(url) or len(url) > _LONGEST_URL:
         raise ValueError(f"url: want a scheme, a host, a port, a path and no more; {example}")
     if parts.scheme.lower() in ("grpc", "grpcs") and parts.path.strip("/"):
         raise ValueError(f"url: {url!r} has a path, and gRPC has none; {example}")
+    if not _is_host(parts.hostname):
+        raise ValueError(f"url: {parts.hostname[:80]!r} is no name of a host; {example}")
     return parts
+
+
+def _is_host(host: str) -> bool:
+    """Whether this can be the name or the address of a machine."""
+    if ":" in host or _FOUR_NUMBERS.fullmatch(host):
+        from ipaddress import ip_address
+
+        try:
+            return bool(ip_address(host))
+        except ValueError:
+            return False
+    labels = host.removesuffix(".").split(".")
+    return len(host) <= 253 and all(_LABEL.fullmatch(label) for label in labels)
+
+
+def _want(value: Any, kind: type, name: str, what: str) -> None:
+    if value is not None and not isinstance(value, kind):
+        raise TypeError(f"{name}: want {what} or None, not {type(value).__name__}")
 
 
 def _key(key: str) -> str:
@@ -100,9 +141,21 @@ def _key(key: str) -> str:
     return key
 
 
-def _header(name: str, value: str) -> str:
-    if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
-        raise ValueError(f"headers: {name!a} cannot be sent; names and values are ASCII texts")
+def _header(name: Any, value: Any) -> str:
+    if not isinstance(name, str) or not isinstance(value, str):
+        raise TypeError(f"headers: want texts, which {name!a} or its value is not")
+    if not _NAME.fullmatch(name) or name.lower().endswith("-bin"):
+        raise ValueError(
+            f"headers: {name!a} is no name that can be sent; want ASCII letters, digits or . _ - "
+            "and not -bin at the end"
+        )
+    if name.lower() in _OWN or name.lower().startswith("grpc-"):
+        raise ValueError(f"headers: {name!a} is for the client itself to send; leave it out")
+    if not _VALUE.fullmatch(value):
+        raise ValueError(
+            f"headers: the value of {name!a} cannot be sent; want visible ASCII characters, and "
+            "spaces only between them"
+        )
     return value
 
 
@@ -114,6 +167,8 @@ def _verify(verify: bool | str | os.PathLike[str], scheme: str) -> bool | str:
         )
     if isinstance(verify, bool):
         return verify
+    if not isinstance(verify, str | os.PathLike):
+        raise TypeError(f"verify: want True, False or a file, not {type(verify).__name__}")
     if not Path(verify).is_file():
         raise ValueError(f"verify: there is no file {os.fspath(verify)!r}; give the CA's PEM file")
     return os.fspath(verify)

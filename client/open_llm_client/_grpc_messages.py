@@ -177,10 +177,13 @@ def _tail(named: Any, told: Any) -> dict[str, Any]:
 
 
 def _configuration(configuration: Any) -> dict[str, Any]:
-    values = {field.name: value for field, value in configuration.sampling.ListFields()}
-    if "stop_sequence" in values:
+    values: dict[str, Any] = dict.fromkeys((*SAMPLING, "prompt"))
+    values |= {field.name: value for field, value in configuration.sampling.ListFields()}
+    if values["stop_sequence"] is not None:
         values["stop_sequence"] = [*values["stop_sequence"].texts]
-    return values | {"prompt": configuration.prompt if configuration.HasField("prompt") else None}
+    if configuration.HasField("prompt"):
+        values["prompt"] = configuration.prompt
+    return values
 
 
 def _usage(usage: Any) -> Usage:

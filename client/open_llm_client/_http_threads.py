@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from . import _deadline
@@ -25,13 +26,33 @@ class Lane:
     def __init__(self, transport: httpx.HTTPTransport) -> None:
         self._transport = transport
         self._socket: socket.socket | None = None
+        # Reentrant: the garbage collector may close a stream, and end its call, in here.
+        self._lock = threading.RLock()
+        self._caller: object = None
         self._is_cut = False
+
+    def begin(self) -> Callable[[], None]:
+        """What cuts the call that begins now, and no later one on this connection."""
+        caller = self._caller = object()
+
+        def cut() -> None:
+            with self._lock:
+                if self._caller is caller:
+                    self._cut()
+
+        return cut
+
+    def end(self) -> bool:
+        """Ends the call; whether its connection can take another one."""
+        with self._lock:
+            self._caller = None
+            return not self._is_cut
 
     def send(self, request: httpx.Request) -> httpx.Response:
         request.extensions["trace"] = self._trace
         return self._transport.handle_request(request)
 
-    def cut(self) -> None:
+    def _cut(self) -> None:
         """Ends what waits for bytes, at once. The lane is of no use after that."""
         self._is_cut = True
         if self._socket is not None:
@@ -47,7 +68,7 @@ class Lane:
         if name.endswith((".connect_tcp.complete", ".start_tls.complete")):
             self._socket = info["return_value"].get_extra_info("socket")
             if self._is_cut:
-                self.cut()
+                self._cut()
 
 
 class Threads:
@@ -66,9 +87,9 @@ class Threads:
         reading = self._setup.reading(call)
         request = self._setup.request(call)
         lane = self._take()
-        call.cut = lane.cut
+        call.cut = lane.begin()
         watchdog = _deadline.watchdog
-        watch = watchdog.watch(call.deadline, lane.cut)
+        watch = watchdog.watch(call.deadline, call.cut)
         whole = False
         try:
             response = lane.send(request)
@@ -85,7 +106,7 @@ class Threads:
         finally:
             call.cut = None
             watchdog.call_off(watch)
-            if whole:
+            if lane.end() and whole:
                 self._give_back(lane)
             else:
                 lane.close()

@@ -43,6 +43,14 @@ FLOATS = (
 )
 INTS = ("top_k", "max_tokens", "seed", "num_beams")
 SAMPLING = (*FLOATS, *INTS, "stop_sequence")
+_OPTIONS = ("timeout", "request_id", "stream")
+_WORDS = {
+    "chat": ("prompt", "messages", "model", *_OPTIONS),
+    "complete": ("prompt", "n", "model", *_OPTIONS),
+    "conversation": ("system", "model"),
+    "say": ("text", *_OPTIONS),
+}
+"""Keywords of each call besides those of SAMPLING."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
@@ -103,7 +111,9 @@ def sampling(generation: Mapping[str, Any], call: str) -> dict[str, Any]:
 
 
 def checked_request_id(request_id: str | None) -> str | None:
-    """Raises ValueError for what the server would not take over."""
+    """Raises TypeError, or ValueError for what the server would not take over."""
+    if request_id is not None and not isinstance(request_id, str):
+        raise TypeError(f"request_id: want a text, not {_kind(request_id)}")
     if request_id is not None and not _REQUEST_ID.fullmatch(request_id):
         raise ValueError("request_id: want 1 to 128 letters, digits or . _ : / + = @ -")
     return request_id
@@ -112,7 +122,10 @@ def checked_request_id(request_id: str | None) -> str | None:
 def _unknown(name: str, call: str) -> str:
     from difflib import get_close_matches
 
-    words = ["prompt", "messages", "n", "model", "timeout", "request_id", "stream", *SAMPLING]
+    others = [f"{other}()" for other, words in _WORDS.items() if name in words]
+    if others:
+        return f"{call}() has no keyword {name!r}; {' and '.join(others)} take it"
+    words = [*_WORDS[call], *SAMPLING]
     near = [word for word in words if word.startswith(name)] or get_close_matches(name, words, n=1)
     meant = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(SAMPLING)}"
     return f"{call}() has no keyword {name!r}: {meant}"

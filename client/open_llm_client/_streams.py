@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from . import _transport
 from ._answers import ChatAnswer, CompleteAnswer, Delta, Usage
 from ._transport import AsyncItems, Call, Items
 from .errors import BadAnswer
+
+if TYPE_CHECKING:
+    import asyncio
 
 A = TypeVar("A", ChatAnswer, CompleteAnswer)
 Ended = Callable[[Any], None]
@@ -80,7 +83,7 @@ class _Progress(Generic[A]):
         if self._size > _transport.MAX_ANSWER or item.index >= _transport.MAX_CHOICES:
             raise BadAnswer(
                 f"the stream has more than {_transport.MAX_ANSWER // 1024**2} Mi characters or "
-                f"{_transport.MAX_CHOICES} choices; ask for less with max_tokens=",
+                f"{_transport.MAX_CHOICES} choices; ask for less with a smaller max_tokens",
                 request_id=self._call.request_id,
             )
         self._texts.setdefault(item.index, []).append(item.text)
@@ -94,6 +97,10 @@ class _Progress(Generic[A]):
     def __repr__(self) -> str:
         state = "complete" if self._answer is not None else "open" if self._ended else "closed"
         return f"{type(self).__name__}({self._call.request.kind}, {state}, text={self.text[:60]!r})"
+
+
+class _Cut(Exception):
+    """The wait for a delta was ended by `aclose`."""
 
 
 class Stream(_Progress[A]):
@@ -155,12 +162,18 @@ class Stream(_Progress[A]):
 
 
 class AsyncStream(_Progress[A]):
-    """The same for tasks: `async for`, `async with`, `await stream.aclose()`."""
+    """The same for tasks: `async for`, `async with`, `await stream.aclose()`, also from another
+    task of the same event loop.
+    """
 
     def __init__(self, items: AsyncItems, call: Call, ended: Ended = nobody) -> None:
         super().__init__(call, ended)
         self._items = items
         self._closed = False
+        self._reader: asyncio.Task[Any] | None = None
+        """Who waits for the next delta."""
+        self._is_cut = False
+        """Whether that wait was ended by `aclose`."""
 
     def __aiter__(self) -> AsyncStream[A]:
         return self
@@ -169,22 +182,47 @@ class AsyncStream(_Progress[A]):
         """Raises OpenLLMError where the answer fails."""
         if self._closed or self._answer is not None:
             raise StopAsyncIteration
+        if self._reader is not None:
+            raise RuntimeError("another task reads this stream; read it in one task only")
         try:
-            delta = self._take(await anext(self._items))
-            if delta is not None:
+            delta = self._take(await self._next())
+            if delta is not None and not self._closed:
                 return delta
             await self._items.aclose()
-        except BaseException:
+        except BaseException as error:
+            closed = self._closed and isinstance(error, Exception)
             await self.aclose()
+            if closed:
+                raise StopAsyncIteration from None
             raise
         raise StopAsyncIteration
 
     async def aclose(self) -> None:
         self._closed = True
         try:
-            await self._items.aclose()
+            if not self._items.ag_running:
+                await self._items.aclose()
+            elif self._reader is not None and not self._is_cut:
+                self._is_cut = True
+                self._reader.cancel()
         finally:
             self._tell()
+
+    async def _next(self) -> Any:
+        """The next item. Raises _Cut when `aclose` was called meanwhile."""
+        import asyncio
+
+        reader = self._reader = cast("asyncio.Task[Any]", asyncio.current_task())
+        before = reader.cancelling() if hasattr(reader, "cancelling") else 0
+        try:
+            return await anext(self._items)
+        except asyncio.CancelledError:
+            # Somebody else may have cancelled the task too; that must not be swallowed.
+            if not self._is_cut or (hasattr(reader, "uncancel") and reader.uncancel() > before):
+                raise
+            raise _Cut from None
+        finally:
+            self._reader = None
 
     async def __aenter__(self) -> AsyncStream[A]:
         return self
