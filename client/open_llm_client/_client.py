@@ -50,7 +50,7 @@ class Client:
             raise ValueError(f"retries: want 0 (none) to {MOST_RETRIES}, not {retries!r}")
         self._endpoint = endpoint(url, api_key, headers, verify)
         self._calls = Calls(self._endpoint, timeout=timeout, retries=retries)
-        self._model = model
+        self._model = _requests.checked_model(model)
 
     @property
     def url(self) -> str:

@@ -13,8 +13,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
+from .errors import ConnectionFailed
+
 URL_VARIABLE = "OPEN_LLM_ENDPOINT"
 KEY_VARIABLE = "OPEN_LLM_API_KEY"
+CA_VARIABLE = "SSL_CERT_FILE"
+VERIFY = f"verify='ca.pem', or the environment's {CA_VARIABLE}"
 DEFAULT_URL = "http://127.0.0.1:5000"
 PORTS = {"http": 80, "https": 443, "grpc": 5000, "grpcs": 5000}
 _VISIBLE = re.compile(r"[!-~]+")
@@ -62,8 +66,8 @@ class Endpoint:
     def right_scheme(self) -> str:
         """The way out where somebody answers, and speaks something else."""
         return (
-            f"is {self.scheme}:// right for this port? The server says at its start which of its "
-            "ports has http:// or https://, and which grpc:// or grpcs://"
+            f"is {self.scheme}:// right for this port (of http://, https://, grpc://, grpcs://)? "
+            "The server prints its URLs as it starts"
         )
 
 
@@ -90,6 +94,16 @@ def endpoint(
         port=parts.port or PORTS[parts.scheme.lower()],
         headers=own,
         verify=_verify(verify, parts.scheme.lower()),
+    )
+
+
+def no_authorities(verify: bool | str, error: OSError) -> ConnectionFailed:
+    """Of a file of CAs that was there earlier, or that the environment names."""
+    where = f"verify={verify!r}" if isinstance(verify, str) else CA_VARIABLE
+    file = verify if isinstance(verify, str) else os.environ.get(CA_VARIABLE)
+    return ConnectionFailed(
+        f"{where}: {file} cannot be read ({error}); name a PEM file with the CA that signed the "
+        "server's certificate there"
     )
 
 

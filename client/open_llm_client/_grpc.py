@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +22,7 @@ except ImportError as missing:
     ) from None
 
 from ._answers import Answer, Model
-from ._endpoint import Endpoint
+from ._endpoint import CA_VARIABLE, Endpoint, no_authorities
 from ._json_answers import Misshapen
 from ._loops import PerLoop
 from ._requests import Request
@@ -47,6 +49,7 @@ class GrpcTransport:
         self._options = _options(loopback=endpoint.loopback)
         self._lock = threading.Lock()
         self._channel: Any = None
+        self._is_closed = False
         self._aio: PerLoop[Any] = PerLoop(lambda: self._open(grpc.aio), _close)
 
     def answer(self, call: Call) -> Answer:
@@ -114,6 +117,7 @@ class GrpcTransport:
             channel.close()
 
     async def aclose(self) -> None:
+        self._is_closed = True
         self.close()
         await self._aio.aclose()
 
@@ -146,6 +150,11 @@ class GrpcTransport:
         """Turns what goes wrong into errors of ours."""
         try:
             yield
+        except asyncio.CancelledError:
+            # The library says this too where its channel was closed, and nobody cancelled a task.
+            if not self._is_closed or _is_cancelled(asyncio.current_task()):
+                raise
+            raise _grpc_errors.closed_meanwhile(call, self._endpoint) from None
         except grpc.RpcError as error:
             raise _grpc_errors.explained(error, call, self._endpoint) from None
         except Misshapen as error:
@@ -184,8 +193,18 @@ class GrpcTransport:
 
     def _credentials(self) -> grpc.ChannelCredentials:
         verify = self._endpoint.verify
-        roots = Path(verify).read_bytes() if isinstance(verify, str) else None
+        # The library has a variable of its own, and does not look at the one that others do.
+        file = verify if isinstance(verify, str) else os.environ.get(CA_VARIABLE)
+        try:
+            roots = Path(file).read_bytes() if file else None
+        except OSError as error:
+            raise no_authorities(verify, error) from None
         return grpc.ssl_channel_credentials(root_certificates=roots)
+
+
+def _is_cancelled(task: asyncio.Task[Any] | None) -> bool:
+    """Where Python counts it."""
+    return task is not None and hasattr(task, "cancelling") and task.cancelling() > 0
 
 
 async def _close(channel: Any) -> None:

@@ -16,7 +16,8 @@ from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from . import _refusals, errors
-from ._endpoint import Endpoint
+from ._endpoint import VERIFY, Endpoint
+from ._proxies import proxy_of
 from ._transport import Call
 
 DETAILS = "grpc-status-details-bin"
@@ -33,9 +34,18 @@ _CODES: Mapping[grpc.StatusCode, type[errors.OpenLLMError]] = {
     grpc.StatusCode.UNAVAILABLE: errors.Unavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: errors.DeadlineExceeded,
 }
-_UNKNOWN_NAME = ("dns resolution failed", "name resolution")
+_UNKNOWN_NAME = (
+    *("dns resolution failed", "name resolution"),
+    *("errors resolving", "address lookup failed"),
+)
 _UNREACHED = ("failed to connect", "connection refused", *_UNKNOWN_NAME)
-_UNSAFE = ("ssl", "tls", "certificate", "handshake")
+_UNTRUSTED = ("certificate_verify_failed", "hostname verification", "peer name")
+_OTHERS = (
+    *("handshake", "ssl", "tls", "alpn"),
+    *("http/2", "http1", "http status", "socket closed", "connection reset"),
+)
+"""Of a connection that was made, and whose other end speaks something else."""
+CLOSED = "channel closed"
 _NEAR_S = 0.05
 """The server knows the deadline too, and may be the first to say that it has passed."""
 
@@ -85,6 +95,13 @@ def _by_status(
         return _too_large(text, said, call)
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
         return _unavailable(text.lower(), said, call, endpoint)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        # A full queue of the server has details; these are limits of what lies under it.
+        return errors.OpenLLMError(
+            f"{said} has too little room for this call; send fewer or shorter headers if it "
+            "speaks of metadata, else fewer calls at once",
+            request_id=call.request_id,
+        )
     kind = _CODES.get(code)
     if kind is None:
         return errors.BadAnswer(
@@ -99,20 +116,36 @@ def _by_status(
 
 
 def _unavailable(text: str, said: str, call: Call, endpoint: Endpoint) -> errors.OpenLLMError:
+    if CLOSED in text:
+        return closed_meanwhile(call, endpoint)
     if not any(words in text for words in _UNREACHED):
         return errors.ConnectionLost(
             f"the call to {said} broke off. It was not repeated by itself; call once more, and "
             "look into the server's log if it happens again",
             request_id=call.request_id,
         )
-    if endpoint.scheme == "grpcs" and any(words in text for words in _UNSAFE):
+    if endpoint.scheme == "grpcs" and any(words in text for words in _UNTRUSTED):
         return errors.ConnectionFailed(
-            f"no safe connection to {said}; give the file of the CA that signed its certificate "
-            "as verify='ca.pem', or grpc:// if it has none"
+            f"no safe connection to {said}; give the PEM file of the CA that signed its "
+            f"certificate ({VERIFY})"
         )
+    reached = text.partition("last error")[2]
+    if any(words in reached for words in _OTHERS):
+        return errors.ConnectionFailed(f"no connection to {said}; {endpoint.right_scheme}")
+    proxy = proxy_of(endpoint)
+    way = f"; does {proxy} run, and may it be used" if proxy else ""
     named = not any(words in text for words in _UNKNOWN_NAME)
     return errors.ConnectionFailed(
-        f"cannot reach {said}; {endpoint.how_to_reach}", may_repeat=named
+        f"cannot reach {said}{way}; {endpoint.how_to_reach}", may_repeat=named
+    )
+
+
+def closed_meanwhile(call: Call, endpoint: Endpoint) -> errors.ConnectionLost:
+    """Whoever closed the client did it while this call was waiting."""
+    return errors.ConnectionLost(
+        f"the client of {endpoint.url} was closed before the answer was complete; close it once "
+        "its calls and streams are over",
+        request_id=call.request_id,
     )
 
 

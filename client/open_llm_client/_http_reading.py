@@ -43,6 +43,11 @@ class Reading:
         self.done = False
         """Whether the stream said that it is complete: what comes then is only its end."""
 
+    @property
+    def begun(self) -> bool:
+        """Whether anything of an answer has come."""
+        return self._status != 0
+
     def head(self, status: int, header: Header) -> None:
         """`header` gives the value of a header by its lower-case name."""
         self._status, self._header = status, header

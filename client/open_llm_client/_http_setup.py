@@ -9,9 +9,11 @@ import json
 import socket
 import ssl
 from functools import cached_property
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from ._endpoint import Endpoint
+from . import _proxies
+from ._endpoint import VERIFY, Endpoint, no_authorities
 from ._http_reading import Reading
 from ._requests import Kind
 from ._transport import CONNECT_S, Call
@@ -102,25 +104,33 @@ class Setup:
         ):
             return BadAnswer(
                 f"{self.url(call.request.kind)} does not speak HTTP as it should ({text[:200]}); "
-                "is this the URL of an open-llm-server, and is it http:// or https://?",
+                f"is this the URL of an open-llm-server? And {self._endpoint.right_scheme}",
                 request_id=call.request_id,
             )
-        return reading.lost(text[:200])
+        text = text[:200].rstrip(".")
+        return reading.lost(text if reading.begun else f"{text} ({self._endpoint.right_scheme})")
 
     def _not_connected(self, error: Exception) -> ConnectionFailed:
         causes = [*_causes(error)]
+        if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
+            return ConnectionFailed(
+                f"no safe connection to {self._endpoint.url}: {error}; give the PEM file of the CA "
+                f"that signed its certificate ({VERIFY})"
+            )
         if any(isinstance(cause, ssl.SSLError) for cause in causes):
             return ConnectionFailed(
-                f"no safe connection to {self._endpoint.url}: {error}; give the file of the CA "
-                "that signed its certificate as verify='ca.pem', or http:// if it has none"
+                f"no safe connection to {self._endpoint.url}: {error}; "
+                f"{self._endpoint.right_scheme}"
             )
         unknown = any(isinstance(cause, socket.gaierror) for cause in causes)
         refused = not unknown and type(error).__name__ == "ConnectError"
         return self._unreachable(str(error) or "no connection", may_repeat=refused)
 
     def _unreachable(self, why: str, *, may_repeat: bool) -> ConnectionFailed:
+        proxy = _proxies.proxy_of(self._endpoint)
+        way = f"; does {proxy} run, and may it be used" if proxy else ""
         return ConnectionFailed(
-            f"cannot reach {self._endpoint.url} ({why[:200]}); {self._endpoint.how_to_reach}",
+            f"cannot reach {self._endpoint.url} ({why[:200]}){way}; {self._endpoint.how_to_reach}",
             may_repeat=may_repeat,
         )
 
@@ -149,27 +159,29 @@ class Setup:
         verify = self._endpoint.verify
         if self._endpoint.scheme == "http":
             return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # nobody asks it; CAs take time to load
-        if isinstance(verify, bool):
-            return httpx.create_ssl_context(verify=verify)
         try:
+            if isinstance(verify, bool):
+                return httpx.create_ssl_context(verify=verify)
             return ssl.create_default_context(cafile=verify)
         except OSError as error:
+            raise no_authorities(verify, error) from None
+
+    def _proxy(self) -> httpx.Proxy | None:
+        import httpx
+
+        named = _proxies.proxy_of(self._endpoint)
+        if named is None:
+            return None
+        try:
+            proxy = httpx.Proxy(named.url)
+        except (ValueError, httpx.InvalidURL):
+            raise _proxies.unusable(named) from None
+        if proxy.url.scheme.startswith("socks") and find_spec("socksio") is None:
             raise ConnectionFailed(
-                f"verify: {verify!r} cannot be read ({error}); give a PEM file with the CA that "
-                "signed the server's certificate"
-            ) from None
-
-    def _proxy(self) -> str | None:
-        """The proxy that the environment names for this server, unless it is on this machine."""
-        if self._endpoint.loopback:
-            return None
-        from urllib.request import getproxies, proxy_bypass
-
-        proxies = getproxies()
-        if not proxies or proxy_bypass(f"{self._endpoint.host}:{self._endpoint.port}"):
-            return None
-        named = proxies.get(self._endpoint.scheme) or proxies.get("all")
-        return f"http://{named}" if named and "://" not in named else named
+                f"{named.variable} names a SOCKS proxy, which needs a package that is not here: "
+                "pip install socksio; or put the server's host into NO_PROXY"
+            )
+        return proxy
 
 
 def _causes(error: BaseException | None) -> list[BaseException]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Mapping
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from ._deadline import in_time
@@ -86,10 +87,10 @@ class Tasks:
             reading.head(response.status_code, response.headers.get)
             if reading.opened:
                 yield None
-            chunks = raw_chunks(response)
-            while chunk := await in_time(anext(chunks), call.deadline, url):
-                for delta in reading.feed(chunk):
-                    yield delta
+            async with aclosing(raw_chunks(response)) as chunks:
+                while chunk := await in_time(next_of(chunks), call.deadline, url):
+                    for delta in reading.feed(chunk):
+                        yield delta
             await response.aclose()
             whole = True
         except (httpx.HTTPError, OSError, TimedOut) as error:
@@ -106,11 +107,17 @@ class Tasks:
         await self._idle.aclose()
 
 
-async def raw_chunks(response: httpx.Response) -> AsyncIterator[bytes]:
-    """The body as it came, nothing unpacked; an empty chunk at its end."""
+async def raw_chunks(response: httpx.Response) -> AsyncGenerator[bytes, None]:
+    """The body as it came, nothing unpacked."""
     stream = response.stream
     assert isinstance(stream, AsyncIterable)
     async for chunk in stream:
         if chunk:
             yield chunk
-    yield b""
+
+
+async def next_of(chunks: AsyncIterable[bytes]) -> bytes:
+    """Empty at the end."""
+    async for chunk in chunks:
+        return chunk
+    return b""

@@ -119,6 +119,11 @@ def checked_request_id(request_id: str | None) -> str | None:
     return request_id
 
 
+def checked_model(model: str | None) -> str | None:
+    """Raises TypeError, or InvalidField."""
+    return None if model is None else _text(model, "model")
+
+
 def _unknown(name: str, call: str) -> str:
     from difflib import get_close_matches
 
@@ -132,7 +137,7 @@ def _unknown(name: str, call: str) -> str:
 
 
 def _named(model: str | None) -> dict[str, Any]:
-    return {} if model is None else {"model": _text(model, "model")}
+    return {} if model is None else {"model": checked_model(model)}
 
 
 def _text(value: Any, where: str) -> str:

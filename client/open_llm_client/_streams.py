@@ -200,9 +200,9 @@ class AsyncStream(_Progress[A]):
     async def aclose(self) -> None:
         self._closed = True
         try:
-            if not self._items.ag_running:
+            if self._reader is None:
                 await self._items.aclose()
-            elif self._reader is not None and not self._is_cut:
+            elif not self._is_cut:
                 self._is_cut = True
                 self._reader.cancel()
         finally:

@@ -36,12 +36,15 @@ def test_a_chat_answer_is_its_message() -> None:
     assert pickle.loads(pickle.dumps(answer)) == answer
     with pytest.raises(KeyError, match="finish_reason"):
         answer["text"]
+    assert "message" in answer and "text" not in answer and 0 not in answer
+    assert [*answer] == answer.keys() and next(iter(USAGE)) == "prompt_tokens"
 
 
 def test_a_complete_answer_is_its_choices() -> None:
     answer = CompleteAnswer(["a", "b"], ["stop", "length"], {}, USAGE, "one", "abc")
     assert answer[0] == "a" and answer[-1:] == ["b"] and answer["choices"] == ["a", "b"]
     assert len(answer) == 2 and [*answer] == ["a", "b"]
+    assert "a" in answer and "choices" not in answer
     assert str(answer) == "a\nb"
     assert str(CompleteAnswer(["a"], ["stop"], {}, USAGE, "one", "abc")) == "a"
 
@@ -49,6 +52,7 @@ def test_a_complete_answer_is_its_choices() -> None:
 def test_an_embed_answer_is_its_vectors(embedded: EmbedAnswer) -> None:
     assert embedded[0][1] == 1.0 and len(embedded) == 2 and [*embedded] == embedded.embeddings
     assert embedded == [[0.5, 1.0], [0.25, -1.5]] and embedded[1:] == [[0.25, -1.5]]
+    assert [0.5, 1.0] in embedded and [0.5] not in embedded
     assert embedded["dimension"] == embedded.dimension == 2
     assert embedded == pickle.loads(pickle.dumps(embedded))
     assert "dimension 2" in repr(embedded) and "0.25" not in repr(embedded)

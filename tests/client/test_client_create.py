@@ -111,6 +111,12 @@ def test_a_proxy_for_other_machines(monkeypatch: pytest.MonkeyPatch) -> None:
         "grpc://host/path",
         "http://host\n",
         "http://[::1",
+        "http://x..y",
+        "http://999.1.1.1",
+        "http://" + "a" * 64,
+        "grpc://" + "a." * 150 + "b",
+        "http://a<b",
+        "http://host/" + "a" * 3000,
     ],
 )
 def test_urls_that_cannot_be(url: str) -> None:
@@ -126,7 +132,18 @@ def test_urls_that_cannot_be(url: str) -> None:
         ({"api_key": KEY + " x"}, "api_key"),
         ({"api_key": KEY + "é"}, "api_key"),
         ({"headers": {"x y": KEY}}, "headers"),
-        ({"headers": {"x": KEY + "\r\ny: z"}}, "headers"),
+        ({"headers": {"x": KEY + "\r\ny: z"}}, "headers.*'x'"),
+        ({"headers": {"x": " padded"}}, "headers.*'x'"),
+        ({"headers": {"x": "padded "}}, "headers.*'x'"),
+        ({"headers": {"x": "a\x00b"}}, "headers.*'x'"),
+        ({"headers": {"x-Bin": "a"}}, "headers.*'x-Bin'"),
+        ({"headers": {"x!": "a"}}, "headers.*'x!'"),
+        ({"headers": {"": "a"}}, "headers: ''"),
+        ({"headers": {"Content-Length": "7"}}, "headers: 'Content-Length'"),
+        ({"headers": {"transfer-encoding": "chunked"}}, "headers: 'transfer-encoding'"),
+        ({"headers": {"Host": "other"}}, "headers: 'Host'"),
+        ({"headers": {"connection": "close"}}, "headers: 'connection'"),
+        ({"headers": {"grpc-timeout": "1S"}}, "headers: 'grpc-timeout'"),
         ({"timeout": 0}, "timeout"),
         ({"timeout": -1.0}, "timeout"),
         ({"timeout": float("inf")}, "timeout"),
@@ -141,6 +158,40 @@ def test_values_that_cannot_be(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words) as raised:
         create("http://127.0.0.1:1", **options)
     assert KEY not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"url": 5}, "url: .* not int"),
+        ({"url": b"http://host"}, "url: .* not bytes"),
+        ({"api_key": 5}, "api_key: .* not int"),
+        ({"headers": "x: y"}, "headers: .* not str"),
+        ({"headers": {"x": 5}}, "headers: .*'x'"),
+        ({"headers": {5: "x"}}, "headers: .*5"),
+        ({"verify": None}, "verify: .* not NoneType"),
+        ({"verify": 1}, "verify: .* not int"),
+        ({"model": 5}, "model: .* not int"),
+    ],
+)
+def test_types_that_cannot_be(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(TypeError, match=words):
+        create(**{"url": "http://127.0.0.1:1", **options})
+
+
+def test_headers_that_can_be() -> None:
+    seen: list[bytes] = []
+
+    def behave(peer: Peer) -> None:
+        while (request := peer.request()) is not None:
+            seen.append(request)
+            peer.send(http(CHAT))
+
+    headers = {"X-Gateway_1": "a b", "x.empty": "", "Cookie": "a=b; c=d"}
+    with talking_to(behave, headers=headers) as (_, client):
+        client.chat("Hello")
+    for line in (b"x-gateway_1: a b\r\n", b"x.empty: \r\n", b"cookie: a=b; c=d\r\n"):
+        assert line in seen[0]
 
 
 def test_grpc_checks_every_certificate() -> None:
@@ -163,6 +214,8 @@ def test_options_of_a_call_that_cannot_be(options: dict[str, Any]) -> None:
             client.embed("a", **options)
         with pytest.raises(TypeError, match="timeout"):
             client.embed("a", timeout="3")  # type: ignore[arg-type]  # that is the point
+        with pytest.raises(TypeError, match=r"request_id: .* not int"):
+            client.embed("a", request_id=5)  # type: ignore[arg-type]  # that is the point
         assert not server.peers
 
 
@@ -192,6 +245,30 @@ def test_options_of_a_call_that_cannot_be(options: dict[str, Any]) -> None:
 def test_what_cannot_be_sent(keywords: dict[str, Any], words: str) -> None:
     with pytest.raises(TypeError, match=words):
         create("http://127.0.0.1:1").chat(**keywords)
+
+
+@pytest.mark.parametrize(
+    ("call", "keywords", "words"),
+    [
+        ("chat", {"n": 2}, r"complete\(\) take it"),
+        ("complete", {"messages": []}, r"has no keyword 'messages'; chat\(\) take it"),
+        ("complete", {"tempratur": 1}, "did you mean 'temperature'"),
+        ("conversation", {"stream": True}, r"no keyword 'stream'; chat\(\).* say\(\) take it"),
+        ("conversation", {"sytem": "a"}, "did you mean 'system'"),
+        ("say", {"messages": []}, r"say\(\) has no keyword 'messages'; chat\(\)"),
+        ("say", {"tempratur": 1}, "did you mean 'temperature'"),
+    ],
+)
+def test_keywords_of_other_calls(call: str, keywords: dict[str, Any], words: str) -> None:
+    client = create("http://127.0.0.1:1")
+    calls: dict[str, Any] = {
+        "chat": client.chat,
+        "complete": client.complete,
+        "conversation": client.conversation,
+        "say": client.conversation().say,
+    }
+    with pytest.raises(TypeError, match=words):
+        calls[call]("Hello", **keywords)
 
 
 @pytest.mark.parametrize("input", [3, None, b"a", {"a": 1}, ["a", 3], [1, "a"], [[1], [None]]])

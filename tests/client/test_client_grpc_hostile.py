@@ -266,7 +266,7 @@ def test_a_refusal_that_says_when_to_come_again(way: str) -> None:
 @pytest.mark.parametrize(
     ("code", "kind"),
     [
-        (grpc.StatusCode.RESOURCE_EXHAUSTED, QueueFull),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, OpenLLMError),
         (grpc.StatusCode.UNIMPLEMENTED, RouteNotFound),
         (grpc.StatusCode.DEADLINE_EXCEEDED, DeadlineExceeded),
         (grpc.StatusCode.UNAVAILABLE, ConnectionLost),
@@ -284,6 +284,13 @@ def test_errors_without_details(
             with pytest.raises(kind, match="why") as raised:
                 ask(way, client, "chat")
         assert type(raised.value) is kind and "\x1b" not in str(raised.value)
+
+
+def test_metadata_that_is_too_long(way: str) -> None:
+    with serving(giving(), headers={"x-long": "a" * 40_000}) as client:
+        with pytest.raises(OpenLLMError, match=r"metadata.*shorter headers") as raised:
+            ask(way, client, "chat")
+    assert type(raised.value) is OpenLLMError and not raised.value.may_repeat
 
 
 def test_codes_of_newer_servers(way: str) -> None:

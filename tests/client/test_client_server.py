@@ -99,7 +99,7 @@ def test_closing_a_stream_of_a_task_frees_its_slot(server: Server, client: Clien
 
 def test_the_time_of_a_call(server: Server, client: Client) -> None:
     for way in ("threads", "tasks"):
-        with pytest.raises(TimedOut, match="timeout="):
+        with pytest.raises(TimedOut, match="longer timeout"):
             ask(way, client, "chat", "Hello", model="slow", timeout=0.3)
         wait_until_idle(server)
     stream = client.chat("Hello", model="slow", stream=True, timeout=0.5)

@@ -88,7 +88,7 @@ def test_a_stall_within_tls(way: str, stage: str) -> None:
 def test_a_server_without_tls(way: str) -> None:
     with talking_to(lambda peer: peer.send(http(b"", status=400))) as (hostile, _):
         with create(hostile.url.replace("http", "https"), retries=0) as client:
-            with pytest.raises(ConnectionFailed, match="http:// if it has none"):
+            with pytest.raises(ConnectionFailed, match="is https:// right"):
                 ask(way, client, "chat", timeout=20)
 
 

@@ -132,6 +132,20 @@ def test_chats_are_equal(clients: dict[str, Client], fields: dict[str, Any]) -> 
     assert all(answer == answers[0] for answer in answers), answers
 
 
+def test_configurations_have_the_same_names(clients: dict[str, Client]) -> None:
+    for call in ("chat", "complete"):
+        known = [
+            ask(way, clients[door], call, "Hello", model="echo", seed=7).configuration
+            for door, way in itertools.product(DOORS, WAYS)
+        ]
+        known += [
+            streamed(way, clients[door], call, "Hello", model="echo", seed=7)[1].configuration
+            for door, way in itertools.product(DOORS, WAYS)
+        ]
+        assert all(each == known[0] for each in known), known
+        assert known[0]["max_tokens"] is None and "prompt" in known[0]
+
+
 @pytest.mark.parametrize("fields", COMPLETIONS)
 def test_completions_are_equal(clients: dict[str, Client], fields: dict[str, Any]) -> None:
     answers = []
