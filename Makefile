@@ -2,8 +2,9 @@
 
 PYTHON ?= python3
 VENV   ?= .venv
-# The CPU build, where the package index has one. Only tests and benchmarks need torch.
-TORCH  ?= torch==2.13.0
+# The CPU build, where the package index has one; constraints.txt says which release. Only tests
+# and benchmarks need torch.
+TORCH  ?= torch
 PORT   ?= 5000
 MODELS ?= tiny
 
@@ -11,13 +12,15 @@ BIN     := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime
 TESTING := $(VENV)/.testing
 PIP     := $(BIN)/python -m pip --disable-pip-version-check
-SOURCES := open_llm_server client tests scripts benchmarks models
+# What is tested is what constraints.txt says.
+INSTALL := $(PIP) install --quiet --constraint constraints.txt
+SOURCES := open_llm_server client tests scripts benchmarks models containers
 
-.PHONY: help setup serve test check lint format bench soak fuzz docs proto clean
+.PHONY: help setup serve test check lint format bench soak fuzz docs proto constraints dist containers images clean
 .DEFAULT_GOAL := help
 
 help: ## what there is
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1	/' | expand -t 10
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1	/' | expand -t 13
 
 setup: $(RUNTIME) ## make .venv with the server, and build llama.cpp for this machine's CPU
 
@@ -28,16 +31,16 @@ $(VENV)/bin/python:
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) install --quiet --upgrade 'pip>=25.1'
 
-$(RUNTIME): pyproject.toml client/pyproject.toml scripts/setup_llama_cpp.py | $(VENV)/bin/python
+$(RUNTIME): pyproject.toml client/pyproject.toml constraints.txt scripts/setup_llama_cpp.py | $(VENV)/bin/python
 	@echo "installing the server and what it needs"
-	@$(PIP) install --quiet --editable ./client --editable '.[grpc]'
+	@$(INSTALL) --editable ./client --editable '.[grpc]'
 	@$(BIN)/python scripts/setup_llama_cpp.py
 	@touch $@
 
 $(TESTING): $(RUNTIME)
 	@echo "installing what the tests need"
-	@$(PIP) install --quiet '$(TORCH)'
-	@$(PIP) install --quiet --group test --group lint
+	@$(INSTALL) '$(TORCH)'
+	@$(INSTALL) --group test --group lint
 	@touch $@
 
 serve: $(RUNTIME) ## set up, then serve: make serve MODELS=tiny PORT=5000
@@ -73,6 +76,21 @@ docs: $(TESTING) ## write the pages of docs/ that the program says of itself
 
 proto: $(TESTING) ## make the Python form of the proto, for server and client
 	@$(BIN)/python scripts/make_proto.py
+
+constraints: | $(VENV)/bin/python ## write constraints.txt: UPGRADE=--upgrade takes the newest of everything
+	@$(PIP) install --quiet uv
+	@$(BIN)/python scripts/make_constraints.py $(UPGRADE)
+
+dist: $(TESTING) ## build both distributions into dist/: sdist, and from it the wheel
+	@$(BIN)/python -m build --no-isolation --outdir dist .
+	@$(BIN)/python -m build --no-isolation --outdir dist client
+
+containers: $(RUNTIME) ## write the Containerfiles from their one source
+	@$(BIN)/python scripts/make_containerfiles.py
+
+images: $(RUNTIME) ## build the images with podman or docker: make images ENGINES=all TARGET=cpu
+	@$(BIN)/python scripts/build_images.py --target $(or $(TARGET),cpu) --engines $(or $(ENGINES),all) \
+	  $(if $(FAMILIES),--families $(FAMILIES)) $(if $(BASE),--build-arg BASE=$(BASE))
 
 clean: ## remove what these commands made
 	rm -rf $(VENV) .bench dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis

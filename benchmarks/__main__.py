@@ -7,16 +7,29 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import signal
 import sys
 import time
 from collections.abc import Collection
 from pathlib import Path
 
-from . import batching, doors, front, gate, importing, ready, report, serve, torch_gpu, torch_serve
+from . import (
+    batching,
+    container,
+    doors,
+    front,
+    gate,
+    importing,
+    ready,
+    report,
+    serve,
+    torch_gpu,
+    torch_serve,
+)
 from .models import BUILD, cached
 
-PARTS = ("serve", "front", "batching", "torch", "store", "doors")
+PARTS = ("serve", "front", "batching", "torch", "store", "doors", "container")
 
 
 def main() -> int:
@@ -36,6 +49,9 @@ def main() -> int:
         if chosen.parts != ["torch"]:
             parser.error("--gpu is for part torch alone")
         torch_gpu.need_gpu()
+    if "container" in parts and not shutil.which(container.ENGINE):
+        print("podman is not installed: part container is left out", file=sys.stderr)
+        parts = [part for part in parts if part != "container"]
     peer = os.environ.get("LLAMA_SERVER")
     if peer is None and "serve" in parts:
         print("LLAMA_SERVER names no llama-server: it is left out", file=sys.stderr)
@@ -67,6 +83,8 @@ def _measure(
         rows += ready.run(rounds=chosen.rounds, threads=chosen.threads)
     if "doors" in parts:
         rows += doors.run(cached(), threads=chosen.threads, rounds=chosen.rounds)
+    if "container" in parts:
+        rows += container.run(cached(), threads=chosen.threads, rounds=chosen.rounds)
     return rows
 
 

@@ -19,7 +19,10 @@ BACKLOG = 2048
 MAX_OPEN_FILES = 65_536
 DRAINING = "draining"
 """While this file is in the runtime folder the API takes no new work."""
-_PREFIX = "open-llm-server-"
+PROBE_URL = "probe-url"
+"""This file in the runtime folder says where the server can be asked whether it is ready."""
+PREFIX = "open-llm-server-"
+"""How the names of runtime folders begin."""
 _LONGEST_FOLDER = 80
 """A unix socket's path holds 104 bytes on some systems, 108 on Linux."""
 
@@ -86,10 +89,10 @@ def runtime_folder() -> Iterator[Path]:
     Folders of servers that were killed are removed on the way.
     """
     parent = Path(tempfile.gettempdir())
-    if len(os.fsencode(parent)) + len(_PREFIX) + 8 > _LONGEST_FOLDER:
+    if len(os.fsencode(parent)) + len(PREFIX) + 8 > _LONGEST_FOLDER:
         parent = Path("/tmp")
     _remove_dead(parent)
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
     held = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(held, fcntl.LOCK_EX)
@@ -109,7 +112,7 @@ def raise_open_files() -> None:
 
 
 def _remove_dead(parent: Path) -> None:
-    for folder in parent.glob(f"{_PREFIX}????????"):
+    for folder in parent.glob(f"{PREFIX}????????"):
         with contextlib.suppress(OSError):
             if folder.is_symlink() or folder.stat().st_uid != os.getuid():
                 continue

@@ -1,5 +1,7 @@
 """Builds llama-cpp-python for this machine's processor, and proves it: `make setup` runs this.
 
+`--portable FOLDER` makes a wheel for every processor instead, and installs nothing: images take it.
+
 The build that pip makes by default is two to three times slower on some processors and crashes
 on others: GCC before 12.4 (and 13.0 to 13.2) drops stores that set up AMX tiles. So the switches
 are chosen here, a decode in a child process proves the result, and a build that fails the proof
@@ -8,11 +10,13 @@ gives way to a plainer one. Wheels are kept in the user's cache by what they wer
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -23,7 +27,9 @@ from pathlib import Path
 
 VERSION = "0.3.36"
 REQUIREMENT = f"llama-cpp-python=={VERSION}"
-MODEL = Path(__file__).resolve().parents[1] / "models" / "tiny" / "tiny-q8_0.gguf"
+ROOT = Path(__file__).resolve().parents[1]
+MODEL = ROOT / "models" / "tiny" / "tiny-q8_0.gguf"
+CONSTRAINTS = ROOT / "constraints.txt"
 STAMP = Path(sys.prefix) / ".llama-cpp-build.json"
 REPORT_EVERY_S = 10.0
 PROOF_TIMEOUT_S = 300
@@ -46,6 +52,14 @@ SWITCHES = (
 # GGML_AVX512 uses all of these.
 AVX512 = {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 KEEP_TILE_STORES = "-fno-tree-dse -fno-dse"
+# One library for each kind of processor, beside the others; the engine loads the best that runs.
+EVERY_PROCESSOR = {
+    "GGML_NATIVE": "OFF",
+    "GGML_BACKEND_DL": "ON",
+    "GGML_CPU_ALL_VARIANTS": "ON",
+    # Typed, or CMake makes it a folder of the machine that builds.
+    "GGML_BACKEND_DIR:STRING": "llama_cpp/lib",
+}
 SMALLER = {"LLAVA_BUILD": "OFF"}  # no image models: nothing here can use them
 
 
@@ -100,6 +114,14 @@ def choose_builds(
     return [*builds, plain]
 
 
+def portable_build(gcc: tuple[int, int] | None, *, cuda: bool) -> Build:
+    """For images, which do not know where they will run. Pure."""
+    flags = KEEP_TILE_STORES if drops_tile_stores(gcc) else ""
+    if cuda:
+        return Build("for CUDA and every processor", {**EVERY_PROCESSOR, "GGML_CUDA": "ON"}, flags)
+    return Build("for every processor", EVERY_PROCESSOR, flags)
+
+
 def drops_tile_stores(gcc: tuple[int, int] | None) -> bool:
     """Whether this GCC miscompiles AMX tile configurations (fixed in 12.4, 13.3 and 14)."""
     return gcc is not None and (gcc < (12, 4) or (13, 0) <= gcc < (13, 3))
@@ -135,8 +157,9 @@ def compiler() -> tuple[str, tuple[int, int] | None]:
 
 
 def wheel_of(build: Build, compiler_name: str) -> Path:
-    """A wheel of this build, from the cache or made now. Raises CalledProcessError."""
-    inputs = [VERSION, asdict(build), compiler_name, platform.machine(), sys.version]
+    """A wheel of this build, from the cache or made now; it suits every Python. Raises
+    CalledProcessError."""
+    inputs = [VERSION, asdict(build), compiler_name, platform.machine()]
     key = hashlib.sha256(json.dumps(inputs, default=str, sort_keys=True).encode()).hexdigest()[:16]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = cache / "open-llm-server" / "llama-cpp" / key
@@ -178,7 +201,8 @@ def run_with_progress(arguments: list[str], environment: Mapping[str, str]) -> N
 def install(wheel: Path) -> None:
     for arguments in (
         ["install", "--quiet", "--force-reinstall", "--no-deps", str(wheel)],
-        ["install", "--quiet", REQUIREMENT],  # what it needs itself
+        # What it needs itself.
+        ["install", "--quiet", "--constraint", str(CONSTRAINTS), REQUIREMENT],
     ):
         subprocess.run(
             [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments], check=True
@@ -201,7 +225,17 @@ def proof() -> str:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description="Builds llama.cpp.")
+    parser.add_argument("--portable", metavar="FOLDER", type=Path, help="make a wheel only")
+    parser.add_argument("--cuda", action="store_true", help="of the wheel: for GPUs too")
+    arguments = parser.parse_args()
     name, gcc = compiler()
+    if arguments.portable:
+        build = portable_build(gcc, cuda=arguments.cuda)
+        print(f"building llama.cpp {build.name} (a quarter of an hour) with {name}", flush=True)
+        arguments.portable.mkdir(parents=True, exist_ok=True)
+        shutil.copy(wheel_of(build, name), arguments.portable)
+        return
     builds = choose_builds(platform.machine(), processor_features(), gcc)
     inputs = json.loads(json.dumps([VERSION, name, asdict(builds[0])]))
     stamp = json.loads(STAMP.read_text()) if STAMP.exists() else {}

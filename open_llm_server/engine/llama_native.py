@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import llama_cpp._ggml as _ggml
 import llama_cpp.llama_cpp as _binding
 
 from ..errors import ConfigurationError, WeightsError
@@ -83,8 +84,20 @@ def start_backend() -> NativeLog:
     global _log
     if _log is None:
         _log = NativeLog()
+        _load_variants()
         native.llama_backend_init()
     return _log
+
+
+def _load_variants() -> None:
+    """Of a build for every processor, the variant that suits this one best.
+
+    Left to itself, the library looks for variants in the current folder too, where anybody may
+    have put something.
+    """
+    folder = Path(native._lib._name).parent
+    if any(folder.glob("libggml-cpu-*.so")):
+        _ggml.libggml.ggml_backend_load_all_from_path(os.fsencode(folder))
 
 
 class AbortFlag:
@@ -128,7 +141,7 @@ class Model:
         if gpu_layers and not native.llama_supports_gpu_offload():
             raise ConfigurationError(
                 "this build of llama.cpp computes on the CPU only; use --device cpu, or build "
-                "llama-cpp-python for your GPU (see `make setup`)"
+                "llama-cpp-python for your GPU (docs/installing.md says how)"
             )
         parameters = native.llama_model_default_params()
         parameters.n_gpu_layers = gpu_layers

@@ -114,3 +114,33 @@ def test_a_build_that_does_not_decode_is_found_out(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PYTHONPATH", "")
     monkeypatch.setattr(setup.sys, "executable", "false")
     assert setup.proof() == "without a word"
+
+
+@pytest.mark.parametrize("cuda", [False, True])
+@pytest.mark.parametrize("gcc", [(12, 2), (14, 1), None])
+def test_a_wheel_for_every_processor(gcc: tuple[int, int] | None, cuda: bool) -> None:
+    build = setup.portable_build(gcc, cuda=cuda)
+    assert build.switches["GGML_CPU_ALL_VARIANTS"] == "ON"
+    assert build.switches["GGML_NATIVE"] == "OFF"
+    assert ("GGML_CUDA" in build.switches) is cuda
+    assert build.flags == (setup.KEEP_TILE_STORES if gcc == (12, 2) else "")
+
+
+def test_a_wheel_is_made_once_and_put_where_it_is_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    def make(command: list[str], environment: dict[str, str]) -> None:
+        made.append(environment["CMAKE_ARGS"])
+        folder = Path(command[command.index("--wheel-dir") + 1])
+        folder.mkdir(parents=True)
+        (folder / "llama_cpp_python-0-py3-none-any.whl").write_bytes(b"wheel")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(setup, "run_with_progress", make)
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        monkeypatch.setattr(sys, "argv", ["setup_llama_cpp.py", "--portable", str(folder)])
+        setup.main()
+        assert [path.name for path in folder.iterdir()] == ["llama_cpp_python-0-py3-none-any.whl"]
+    assert len(made) == 1 and "-DGGML_BACKEND_DL=ON" in made[0]

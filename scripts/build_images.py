@@ -1,0 +1,169 @@
+"""Builds the images and gives them their tags: `make images`.
+
+One image for each target and set of engines, and a tag of it for each family, which differs in
+what it serves when it is not told. What pip is told on this machine about indexes, it is told in
+the build too; folders and files of this machine that it names are mounted there, which podman can
+and docker cannot.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from make_containerfiles import TARGETS, path_of
+
+ROOT = Path(__file__).resolve().parents[1]
+REPOSITORY = "openllm-server"
+ON_LLAMA_CPP = ("llama", "tiny")
+"""Families that the image with llama.cpp alone can serve."""
+SOURCES_LABEL = "open-llm-server.sources"
+PIP_SETTINGS = ("index-url", "extra-index-url", "find-links", "cert")
+
+
+@dataclass(frozen=True)
+class Image:
+    """One build: `variant` is the part of the tag behind the colon."""
+
+    target: str
+    engines: str
+    families: Sequence[str]
+
+    @property
+    def variant(self) -> str:
+        return self.target if self.engines == "all" else f"{self.target}-slim"
+
+    def tag(self, family: str) -> str:
+        return f"{REPOSITORY}/{family}:{self.variant}"
+
+
+def build_command(
+    engine: str, image: Image, family: str, *, arguments: Iterable[str], mounts: Iterable[str]
+) -> list[str]:
+    """The engine's words. `mounts` are as the engine wants them, FROM:TO:HOW. Pure but for the
+    sources that it hashes."""
+    given = [f"ENGINES={image.engines}", f"MODELS={family}", f"VERSION={version()}", *arguments]
+    command = [engine, "build", "--file", os.fspath(path_of(image.target).relative_to(ROOT))]
+    if Path(engine).name == "podman":
+        # Health checks are lost in podman's own format.
+        command.append("--format=docker")
+    command += [f"--build-arg={each}" for each in given]
+    command += [f"--volume={each}" for each in mounts]
+    command.append(f"--label={SOURCES_LABEL}={sources_hash()}")
+    return [*command, "--tag", image.tag(family), "."]
+
+
+def sources_hash() -> str:
+    """Of every file that goes into an image, so that an image can be told from an older one."""
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    found = hashlib.sha256()
+    for name in sorted(line.removeprefix("!") for line in lines if line.startswith("!")):
+        path = ROOT / name
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            ours = not {"__pycache__"} & {*file.parts} and ".egg-info" not in str(file)
+            if file.is_file() and ours:
+                found.update(f"{file.relative_to(ROOT)}\0".encode() + file.read_bytes())
+    return found.hexdigest()[:16]
+
+
+def pip_settings() -> dict[str, str]:
+    """What pip is told here by its files and variables, by the names of its variables."""
+    listed = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True
+    ).stdout
+    found: dict[str, str] = {}
+    # The environment counts most.
+    for line in sorted(listed.splitlines(), key=lambda line: line.startswith(":env:")):
+        key, _, value = line.partition("=")
+        setting = key.rpartition(".")[2]
+        if setting in PIP_SETTINGS:
+            name = f"PIP_{setting.replace('-', '_').upper()}"
+            found[name] = str(ast.literal_eval(value))
+    return found
+
+
+def local_paths(settings: Iterable[str]) -> list[str]:
+    """The folders and files of this machine that pip's settings name, if they are there."""
+    words = [word.removeprefix("file://") for setting in settings for word in setting.split()]
+    there = {
+        os.path.realpath(word) for word in words if word.startswith("/") and Path(word).exists()
+    }
+    return sorted(there)
+
+
+def kept_builds() -> Path:
+    """Where wheels of llama.cpp are kept, which take a quarter of an hour to make."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = cache / "open-llm-server" / "llama-cpp"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def mounts(engine: str, settings: Iterable[str]) -> list[str]:
+    """What the build sees of this machine; docker mounts nothing into builds."""
+    if Path(engine).name != "podman":
+        return []
+    there = [f"{path}:{path}:ro" for path in local_paths(settings)]
+    return [*there, f"{kept_builds()}:/root/.cache/open-llm-server/llama-cpp:rw"]
+
+
+def version() -> str:
+    text = (ROOT / "open_llm_server" / "__init__.py").read_text()
+    (line,) = (each for each in text.splitlines() if each.startswith("__version__"))
+    return line.split('"')[1]
+
+
+def families() -> list[str]:
+    """Every family's command name."""
+    from open_llm_server.registry import Registry
+
+    return list(Registry.own_names())
+
+
+def wanted(target: str, engines: str, chosen: Sequence[str]) -> Image:
+    every = families()
+    unknown = [name for name in chosen if name not in every]
+    if unknown:
+        sys.exit(f"error: no family {unknown[0]!r}; there are {', '.join(every)}")
+    able = [name for name in every if engines == "all" or name in ON_LLAMA_CPP]
+    return Image(target, engines, [name for name in chosen or able if name in able])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Builds the images and gives them their tags.")
+    parser.add_argument("--target", choices=sorted(TARGETS), default="cpu")
+    parser.add_argument("--engines", choices=("all", "llama-cpp"), default="all")
+    parser.add_argument("--families", default="", help="tags to make, joined by commas; all")
+    parser.add_argument("--container-engine", help="podman or docker; the first that is here")
+    parser.add_argument("--build-arg", action="append", default=[], metavar="NAME=VALUE")
+    arguments = parser.parse_args()
+    engine = arguments.container_engine or shutil.which("podman") or shutil.which("docker")
+    if not engine:
+        sys.exit("error: no podman and no docker here; install one of them")
+    chosen = [name for name in arguments.families.split(",") if name]
+    image = wanted(arguments.target, arguments.engines, chosen)
+    settings = pip_settings()
+    told = [f"{name}={value}" for name, value in settings.items()]
+    for family in image.families:
+        command = build_command(
+            engine,
+            image,
+            family,
+            arguments=[*told, *arguments.build_arg],
+            mounts=mounts(engine, settings.values()),
+        )
+        print(f"building {image.tag(family)}", flush=True)
+        subprocess.run(command, cwd=ROOT, check=True)
+
+
+if __name__ == "__main__":
+    main()
