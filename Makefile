@@ -14,7 +14,7 @@ TESTING := $(VENV)/.testing
 PIP     := $(BIN)/python -m pip --disable-pip-version-check
 # What is tested is what constraints.txt says.
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
-SOURCES := open_llm_server client tests scripts benchmarks models containers
+SOURCES := open_llm_server client tests scripts benchmarks models containers examples
 
 .PHONY: help setup serve test check lint format bench soak fuzz docs proto constraints dist containers images clean
 .DEFAULT_GOAL := help

@@ -77,6 +77,12 @@ def _fit() -> click.Command:
     return cli_fit.command(_COMMANDS["fit"][0], _resolve)
 
 
+def _doctor() -> click.Command:
+    from . import cli_doctor
+
+    return cli_doctor.command(_COMMANDS["doctor"][0], _resolve)
+
+
 def _perplexity() -> click.Command:
     from . import cli_perplexity
 
@@ -95,15 +101,30 @@ def _query() -> click.Command:
     return cli_query.command(_COMMANDS["query"][0])
 
 
+def _build() -> click.Command:
+    from . import cli_build
+
+    return cli_build.command(_COMMANDS["build"][0])
+
+
+def _run_container() -> click.Command:
+    from . import cli_container
+
+    return cli_container.command(_COMMANDS["run-container"][0])
+
+
 # Name -> (line in the help, what makes the command). A command is made when it is asked for.
 _COMMANDS: dict[str, tuple[str, Callable[[], click.Command]]] = {
     "start": ("Serve models over HTTP and gRPC.", _start),
+    "run-container": ("Serve models in a container.", _run_container),
     "chat": ("Talk to a model.", _chat),
     "query": ("Ask a running server one question.", _query),
     "config": ("Print every value and where it comes from.", _config),
     "models": ("List the models there are, and keep the imported ones.", _models),
     "import": ("Bring a model's weights to this machine.", _import),
+    "build": ("Make a Bento of models, for `bentoml serve`.", _build),
     "fit": ("Say whether a model fits into memory.", _fit),
+    "doctor": ("Check this machine, and say what would stop a start.", _doctor),
     "perplexity": ("Measure how well a model foretells a text.", _perplexity),
 }
 

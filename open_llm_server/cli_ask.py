@@ -112,6 +112,9 @@ def failing() -> Iterator[None]:
     except open_llm_client.OpenLLMError as error:
         click.echo(f"error: {words_of(error)}", err=True)
         raise click.exceptions.Exit(exit_code(error)) from None
+    except ImportError as error:  # the client's extras; its words say what to install
+        click.echo(f"error: {words_of(error)}", err=True)
+        raise click.exceptions.Exit(1) from None
     except BrokenPipeError:  # as `| head -1` leaves it: nobody reads any more
         _let_go_of_output()
         raise click.exceptions.Exit(1) from None

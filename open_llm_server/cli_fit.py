@@ -47,8 +47,10 @@ def command(summary: str, resolve: Callable[[tuple[str, ...]], Resolved]) -> cli
 
 def _run(resolved: Resolved, *, as_json: bool) -> int:
     for plan in resolved.models:
+        family = load_family(plan)
+        family.check_installed(plan)
         _refuse_missing(plan)
-        load_family(plan).check_weights(plan)
+        family.check_weights(plan)
     memory = Memory()
     fits = [fit(plan, memory) for plan in resolved.models]
     fault = _fault(fits)

@@ -137,13 +137,15 @@ def _run(resolved: Resolved, file: str, chosen: dict[str, Any]) -> None:
         raise ConfigurationError(f"perplexity measures one model at a time, and not {names}")
     (plan,) = resolved.models
     text = read_file(file)
+    family = load_family(plan)
+    family.check_installed(plan)
     if plan.missing:
         from .cli_progress import shown
         from .store.importing import ensure
 
         with shown() as listener:
             plan = ensure(plan, listener)
-    load_family(plan).check_weights(plan)
+    family.check_weights(plan)
     from .fit import check_fit
 
     check_fit(plan)

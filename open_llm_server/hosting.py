@@ -93,6 +93,7 @@ class Hosting:
     async def _load(self) -> None:
         try:
             family = load_family(self._plan)
+            family.check_installed(self._plan)
             plan = await self._arrival.completed()
             self._host = await family.load(plan, on_crash=self._crashed)
             limit_s = family.Config.model_validate(plan.config).step_timeout_s

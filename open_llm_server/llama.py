@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .extras import LLAMA_CPP, require
 from .registry import Registry
 from .runnable import LLMRunnable, weights_path
 
@@ -18,6 +19,10 @@ class Llama(LLMRunnable):
     """GGUF files on llama.cpp, in the chat format that the file or the card brings."""
 
     engine = "llama.cpp"
+
+    @classmethod
+    def check_installed(cls, plan: ModelPlan) -> None:
+        require(LLAMA_CPP, plan.name)
 
     @classmethod
     def check_weights(cls, plan: ModelPlan) -> None:

@@ -75,6 +75,13 @@ class LLMRunnable:
         return card.source if card else None
 
     @classmethod
+    def check_installed(cls, plan: ModelPlan) -> None:
+        """Raises StartError where a package is not installed that this model is computed with.
+
+        Imports none of them and looks at no weights, which may have yet to be imported.
+        """
+
+    @classmethod
     def check_weights(cls, plan: ModelPlan) -> None:
         """Raises StartError for weights that cannot be loaded, before any process starts.
 

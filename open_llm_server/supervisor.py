@@ -31,6 +31,7 @@ from .supervisor_seat import Seat
 from .supervisor_sockets import (
     BACKLOG,
     DRAINING,
+    PROBE_URL,
     listen_unix,
     raise_open_files,
     runtime_folder,
@@ -69,7 +70,7 @@ def run(resolved: Resolved, *, report: Report | None = None, lifeline: int | Non
 
 
 async def _run(resolved: Resolved, report: Report, lifeline: int | None) -> int:
-    _check_tls(resolved)
+    check_tls(resolved)
     check_grpc(resolved.server)
     check_weights(resolved.models)
     check_store(resolved.models)
@@ -78,6 +79,7 @@ async def _run(resolved: Resolved, report: Report, lifeline: int | None) -> int:
         doors = held.enter_context(Doors.open(resolved.server))
         resolved = resolved.model_copy(update={"server": doors.server})
         folder = held.enter_context(runtime_folder())
+        (folder / PROBE_URL).write_text(doors.url)
         nursery = Nursery()
         held.callback(nursery.close)
         supervisor = Supervisor(resolved, doors, folder, nursery)
@@ -256,11 +258,14 @@ class Supervisor:
 
 
 def check_weights(models: Sequence[ModelPlan]) -> None:
-    """Raises StartError for weights that cannot be loaded, or are too large for their devices,
-    before any process starts. Those that are yet to be imported are judged by their runners."""
+    """Raises StartError for engines that are not installed, and for weights that cannot be loaded
+    or are too large for their devices, before any process starts. Weights that are yet to be
+    imported are judged by their runners."""
     from .fit import check_all
     from .registry import load_family
 
+    for plan in models:
+        load_family(plan).check_installed(plan)
     here = [plan for plan in models if not plan.missing]
     for plan in here:
         load_family(plan).check_weights(plan)
@@ -283,7 +288,7 @@ def check_store(models: Sequence[ModelPlan]) -> None:
             refuse_offline(plan)
 
 
-def _check_tls(resolved: Resolved) -> None:
+def check_tls(resolved: Resolved) -> None:
     server = resolved.server
     if not server.tls_cert:
         return

@@ -9,21 +9,19 @@ import contextlib
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 
 from .config.schema import ServerConfig
-from .errors import StartError
+from .extras import GRPC, require
 from .supervisor_sockets import hold_tcp, listen_tcp, shown_address
 
 _ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 """Every address of this machine, and one of them that a person can call."""
-_GRPC = ("grpc", "grpc_health", "grpc_reflection", "grpc_status", "cryptography")
 
 
 def check_grpc(server: ServerConfig) -> None:
-    """Raises StartError where gRPC is wanted and what it needs is not installed."""
-    if server.grpc_at is not None and not all(map(find_spec, _GRPC)):
-        raise StartError("gRPC is not installed here: pip install 'open-llm-server[grpc]'")
+    """Raises StartError where gRPC is wanted and what it needs is missing or too old."""
+    if server.grpc_at is not None:
+        require(GRPC, "gRPC")
 
 
 class Doors:

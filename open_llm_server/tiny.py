@@ -13,7 +13,7 @@ from pydantic import Field
 from .config.cards import Card, cards
 from .llama import Llama
 from .registry import Registry
-from .torch_family import TorchConfig, check_checkpoint, open_checkpoint
+from .torch_family import TorchConfig, check_checkpoint, check_torch, open_checkpoint
 
 if TYPE_CHECKING:
     from .config.resolved import ModelPlan
@@ -50,6 +50,13 @@ class Tiny(Llama):
     def source_of(cls, config: Mapping[str, Any], card: Card | None) -> str | None:
         """The engine decides which of the two is meant, whatever name was called."""
         return cards()[_OWN_CARDS[config["engine"]]].source
+
+    @classmethod
+    def check_installed(cls, plan: ModelPlan) -> None:
+        if _on_torch(plan.config):
+            check_torch(plan)
+        else:
+            super().check_installed(plan)
 
     @classmethod
     def check_weights(cls, plan: ModelPlan) -> None:

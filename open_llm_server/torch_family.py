@@ -7,7 +7,6 @@ that it takes, and `engine.torch_engine` computes them.
 from __future__ import annotations
 
 from collections.abc import Collection
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -15,14 +14,14 @@ from pydantic import Field
 
 from .config.cards import cards
 from .config.schema import ModelConfig
-from .errors import ConfigurationError, StartError, WeightsError
+from .errors import ConfigurationError, WeightsError
+from .extras import TORCH, require
 from .runnable import LLMRunnable, weights_path
 
 if TYPE_CHECKING:
     from .config.resolved import ModelPlan
     from .engine.base import Engine
 
-INSTALL = "pip install 'open-llm-server[torch]'"
 ADAPTER = "adapter_config.json"
 
 
@@ -46,6 +45,10 @@ class TorchFamily(LLMRunnable):
     """The values of `model_type` in `config.json` that the family takes."""
 
     @classmethod
+    def check_installed(cls, plan: ModelPlan) -> None:
+        check_torch(plan)
+
+    @classmethod
     def check_weights(cls, plan: ModelPlan) -> None:
         check_checkpoint(plan, cls.model_types)
 
@@ -54,20 +57,19 @@ class TorchFamily(LLMRunnable):
         return open_checkpoint(plan, config, cls.model_types, pinned_slots=pinned_slots)
 
 
+def check_torch(plan: ModelPlan) -> None:
+    """Raises StartError where a package is missing that `plan` needs on torch, or is too old."""
+    more = ["peft"] if plan.config.get("lora") else []
+    more += ["accelerate"] if len(plan.gpus) > 1 else []
+    require(TORCH, plan.name, "torch", "transformers", "safetensors", *more)
+
+
 def check_checkpoint(plan: ModelPlan, model_types: Collection[str]) -> None:
     """Refuses a plan that torch cannot load, by names and small files alone.
 
-    Raises StartError where a package is missing, WeightsError for a folder that is no checkpoint
-    of `model_types` or no adapter, ConfigurationError for settings that exclude each other.
+    Raises WeightsError for a folder that is no checkpoint of `model_types` or no adapter,
+    ConfigurationError for settings that exclude each other.
     """
-    adapters = [Path(adapter) for adapter in plan.config.get("lora", ())]
-    _check_installed(
-        "torch",
-        "transformers",
-        "safetensors",
-        *(["peft"] if adapters else []),
-        *(["accelerate"] if len(plan.gpus) > 1 else []),
-    )
     if plan.config.get("dtype") == "int8" and plan.device.startswith(("gpu", "mps")):
         raise ConfigurationError(
             f"{plan.name}: dtype int8 is for CPUs, and device {plan.device} is none; "
@@ -77,7 +79,7 @@ def check_checkpoint(plan: ModelPlan, model_types: Collection[str]) -> None:
     from .engine.torch_checkpoint import read_checkpoint
 
     read_checkpoint(weights_path(plan), model_types=model_types)
-    for adapter in adapters:
+    for adapter in map(Path, plan.config.get("lora", ())):
         if not (adapter / ADAPTER).is_file():
             raise WeightsError(
                 f"{plan.name}: {adapter} is no LoRA adapter of PEFT, which is a folder with "
@@ -112,11 +114,3 @@ def end_texts(plan: ModelPlan) -> tuple[str, ...]:
     """Spellings of control tokens that end an answer: the card's, then the family's card's."""
     known = (cards().get(name) for name in (plan.card, plan.family) if name)
     return tuple(dict.fromkeys(text for card in known if card for text in card.end_tokens))
-
-
-def _check_installed(*packages: str) -> None:
-    missing = [package for package in packages if find_spec(package) is None]
-    if missing:
-        raise StartError(
-            f"this needs {' and '.join(missing)}, not installed beside the server; run: {INSTALL}"
-        )

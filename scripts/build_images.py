@@ -15,7 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,8 @@ ON_LLAMA_CPP = ("llama", "tiny")
 """Families that the image with llama.cpp alone can serve."""
 SOURCES_LABEL = "open-llm-server.sources"
 PIP_SETTINGS = ("index-url", "extra-index-url", "find-links", "cert")
+CERT = "/run/pip-cert.pem"
+"""Where a build finds the CAs of this machine's indexes; its own are being installed then."""
 
 
 @dataclass(frozen=True)
@@ -91,13 +93,16 @@ def pip_settings() -> dict[str, str]:
     return found
 
 
-def local_paths(settings: Iterable[str]) -> list[str]:
-    """The folders and files of this machine that pip's settings name, if they are there."""
-    words = [word.removeprefix("file://") for setting in settings for word in setting.split()]
-    there = {
-        os.path.realpath(word) for word in words if word.startswith("/") and Path(word).exists()
-    }
-    return sorted(there)
+def local_paths(settings: Mapping[str, str]) -> list[str]:
+    """The folders of this machine that pip's settings name, if they are there."""
+    found = set()
+    for name, setting in settings.items():
+        for word in setting.split():
+            path = Path(word.removeprefix("file://"))
+            if path.is_absolute() and path.exists():
+                # The pages of an index lead to files beside it.
+                found.add(path.resolve().parent if "INDEX" in name else path.resolve())
+    return sorted(map(os.fspath, found))
 
 
 def kept_builds() -> Path:
@@ -108,12 +113,18 @@ def kept_builds() -> Path:
     return folder
 
 
-def mounts(engine: str, settings: Iterable[str]) -> list[str]:
-    """What the build sees of this machine; docker mounts nothing into builds."""
+def shared(engine: str, settings: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Build arguments and mounts with what pip is told here; docker mounts nothing into builds."""
+    told = dict(settings)
     if Path(engine).name != "podman":
-        return []
-    there = [f"{path}:{path}:ro" for path in local_paths(settings)]
-    return [*there, f"{kept_builds()}:/root/.cache/open-llm-server/llama-cpp:rw"]
+        return [f"{name}={value}" for name, value in told.items()], []
+    there = [f"{kept_builds()}:/root/.cache/open-llm-server/llama-cpp:rw"]
+    cert = told.pop("PIP_CERT", None)
+    there += [f"{path}:{path}:ro" for path in local_paths(told)]
+    if cert:
+        there.append(f"{os.path.realpath(cert)}:{CERT}:ro")
+        told["PIP_CERT"] = CERT
+    return [f"{name}={value}" for name, value in told.items()], there
 
 
 def version() -> str:
@@ -151,18 +162,13 @@ def main() -> None:
         sys.exit("error: no podman and no docker here; install one of them")
     chosen = [name for name in arguments.families.split(",") if name]
     image = wanted(arguments.target, arguments.engines, chosen)
-    settings = pip_settings()
-    told = [f"{name}={value}" for name, value in settings.items()]
+    told, there = shared(engine, pip_settings())
     for family in image.families:
-        command = build_command(
-            engine,
-            image,
-            family,
-            arguments=[*told, *arguments.build_arg],
-            mounts=mounts(engine, settings.values()),
-        )
+        given = [*told, *arguments.build_arg]
+        command = build_command(engine, image, family, arguments=given, mounts=there)
         print(f"building {image.tag(family)}", flush=True)
-        subprocess.run(command, cwd=ROOT, check=True)
+        if subprocess.run(command, cwd=ROOT).returncode:
+            sys.exit(f"error: {image.tag(family)} was not built; the lines above say why")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
@@ -19,6 +19,9 @@ from running import HANG_S, Running, Serve, StartServer, wait_until_ready
 from toy import toy_worker
 
 from open_llm_server.serving import start
+
+if TYPE_CHECKING:
+    from podman_engine import Podman
 
 with warnings.catch_warnings():
     # Libraries under BentoML warn at import.
@@ -114,3 +117,14 @@ def pytest_unconfigure() -> None:
     if utils := sys.modules.get("llama_cpp._utils"):
         utils.outnull_file.close()
         utils.errnull_file.close()
+
+
+@pytest.fixture(scope="session")
+def podman(tmp_path_factory: pytest.TempPathFactory) -> Podman:
+    """Where containers can be run, and this checkout's image is there; else a reason to skip."""
+    from podman_engine import NoPodman, usable_podman
+
+    try:
+        return usable_podman(tmp_path_factory.mktemp("podman"))
+    except NoPodman as reason:
+        pytest.skip(str(reason))

@@ -18,11 +18,15 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 MOST_LINES = 400
 MOST_FUNCTION_LINES = 60
 
-BENTOML = {"service.py", "runnable.py", "runner.py", "child.py", "child_http.py", "store/"}
+BENTOML = {
+    *("service.py", "bento_service.py", "runnable.py", "runner.py"),
+    *("child.py", "child_http.py", "store/"),
+}
 """The only importers of bentoml; `child` hands a process over to BentoML's worker modules."""
 HEAVY = {
     "llama_cpp": {"engine/llama_"},
-    "torch": {"engine/torch_"},
+    # What a child process of the doctor tries.
+    "torch": {"engine/torch_", "doctor_child"},
     "transformers": {"engine/torch_"},
 }
 WORDS = {"core", "errors", "frames", "port"}
@@ -44,9 +48,14 @@ MAY_KNOW: dict[str, set[str]] = {
     "host.py": {*WORDS, "engine", "framing", "generation", "prompting"},
 }
 """Which parts of this package a part may import. Those not listed are doors: they know all."""
-ENVIRONMENT = {"config/", "child", "supervisor", "serving.py", "service.py", "engine/template_"}
+ENVIRONMENT = {
+    "cli_container",
+    *("config/", "child", "supervisor", "serving.py", "service.py", "bento_service.py"),
+    *("engine/template_", "doctor_environment"),
+}
 """Where `os.environ` is read or a process's environment is made."""
 PURE = [
+    "container.py",
     "engine/scheduler.py",
     "engine/text.py",
     "engine/meter.py",

@@ -41,6 +41,10 @@ class Document:
         return cls(path, yaml_file.read(path))
 
     @property
+    def path(self) -> Path | None:
+        return self._path
+
+    @property
     def folder(self) -> Path:
         return self._path.parent if self._path else Path.cwd()
 

@@ -34,11 +34,21 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Given:
+    """A value as it stands in its place; paths in it are relative to `base`."""
+
+    value: Any
+    base: Path
+
+
+@dataclass(frozen=True)
 class Merged:
-    """JSON values of every field, and the origin of each."""
+    """JSON values of every field, the origin of each, and what those that are not defaults are
+    made of."""
 
     values: dict[str, Any]
     origins: dict[str, str]
+    given: dict[str, Given]
 
 
 def merge_layers(model: type[BaseModel], layers: Sequence[Layer]) -> Merged:
@@ -47,17 +57,21 @@ def merge_layers(model: type[BaseModel], layers: Sequence[Layer]) -> Merged:
     Raises ConfigurationError that names the place of a wrong value.
     """
     origins: dict[str, str] = {}
-    settings = _settings_class(model, layers, origins)
+    given: dict[str, Given] = {}
+    settings = _settings_class(model, layers, origins, given)
     try:
         merged = settings()
     except ValidationError as error:
         raise _explain(error, facts_of(model), origins) from error
     complete = {name: origins.get(name, DEFAULT) for name in model.model_fields}
-    return Merged(merged.model_dump(mode="json"), complete)
+    return Merged(merged.model_dump(mode="json"), complete, given)
 
 
 def _settings_class(
-    model: type[BaseModel], layers: Sequence[Layer], origins: dict[str, str]
+    model: type[BaseModel],
+    layers: Sequence[Layer],
+    origins: dict[str, str],
+    given: dict[str, Given],
 ) -> type[BaseSettings]:
     # mypy knows no base class that is an argument; pydantic-settings reads its fields.
     class Sourced(model, BaseSettings):  # type: ignore[misc, valid-type]
@@ -66,7 +80,7 @@ def _settings_class(
             cls, settings_cls: type[BaseSettings], *_: Any, **__: Any
         ) -> tuple[PydanticBaseSettingsSource, ...]:
             facts = facts_of(model)
-            return tuple(_Source(settings_cls, layer, facts, origins) for layer in layers)
+            return tuple(_Source(settings_cls, layer, facts, origins, given) for layer in layers)
 
     return Sourced
 
@@ -80,11 +94,13 @@ class _Source(PydanticBaseSettingsSource):
         layer: Layer,
         facts: Mapping[str, FieldFacts],
         origins: dict[str, str],
+        given: dict[str, Given],
     ) -> None:
         super().__init__(settings_cls)
         self._layer = layer
         self._facts = facts
         self._origins = origins
+        self._given = given
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         return self._layer.values[field_name], field_name, False
@@ -96,6 +112,7 @@ class _Source(PydanticBaseSettingsSource):
                 continue
             origin = self._layer.origins[name]
             self._origins[name] = origin
+            self._given[name] = Given(value, self._layer.base)
             where = origin.removesuffix(":")
             winners[name] = settle(self._facts[name], value, base=self._layer.base, origin=where)
         return winners
@@ -128,14 +145,19 @@ def _existing(text: str, base: Path, origin: str) -> str:
     return str(path)
 
 
-def _text_or_file(text: str, base: Path, origin: str) -> str:
-    looks_like_file = not any(map(str.isspace, text)) and text.endswith(_FILE_ENDINGS)
+def named_file(text: str, base: Path) -> Path | None:
+    """The file that is meant where a text or a file can be given; `None`: the text is."""
     try:
         path = absolute(text, base)
-        is_file = bool(text) and "\n" not in text and path.is_file()
+        return path if text and "\n" not in text and path.is_file() else None
     except (OSError, ValueError, RuntimeError):  # too long, a NUL, an unknown ~user
-        is_file = False
-    if not is_file:
+        return None
+
+
+def _text_or_file(text: str, base: Path, origin: str) -> str:
+    looks_like_file = not any(map(str.isspace, text)) and text.endswith(_FILE_ENDINGS)
+    path = named_file(text, base)
+    if path is None:
         if looks_like_file:
             raise ConfigurationError(
                 f"{origin}: there is no file {text!r} in {base}; "

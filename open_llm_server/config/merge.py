@@ -49,15 +49,24 @@ class _Asked:
 
 
 @dataclass(frozen=True)
-class _Draft:
-    """One model, merged but not yet placed."""
+class Draft:
+    """One model, merged, but neither looked up in the store nor placed on a device."""
 
     spec: ModelSpec
     family: str
     card: Card | None
     source: Source | None
-    stored: Path | None
     merged: Merged
+
+
+@dataclass(frozen=True)
+class Drafts:
+    """A server and its models as far as they are the same on every machine."""
+
+    server: Merged
+    models: tuple[Draft, ...]
+    vocabulary: Vocabulary
+    document: Document
 
 
 def resolve(
@@ -79,22 +88,48 @@ def resolve(
     Raises ConfigurationError (a ValueError) or WeightsError.
     """
     environ = os.environ if environ is None else environ
+    drafts = draft(
+        models,
+        flags=flags,
+        sets=sets,
+        devices=devices,
+        environ=environ,
+        configuration=configuration,
+        door=door,
+        need_models=need_models,
+    )
+    return Resolved(
+        server=ServerConfig.model_validate(drafts.server.values),
+        origins=drafts.server.origins,
+        models=_place(drafts.models, environ, machine),
+    )
+
+
+def draft(
+    models: Sequence[str] | str,
+    *,
+    flags: Mapping[str, Any] | None,
+    sets: Sequence[str],
+    devices: Sequence[str] | str,
+    environ: Mapping[str, str],
+    configuration: str | os.PathLike[str] | None,
+    door: Door,
+    need_models: bool,
+) -> Drafts:
+    """The first half of `resolve`, with the same arguments and errors: every source merged, every
+    name, value and path checked. What the store and the machine have is not."""
     environment = Environment(environ)
     document = _document(environment, configuration)
     specs, base = _specs(models, document, environment)
     if need_models and not specs:
-        raise ConfigurationError(_no_models())
+        raise ConfigurationError(_no_models(), param="models")
     vocabulary = Vocabulary([*parse_models(document.models), *specs])
     asked = _ask(flags or {}, sets, devices, door, specs, vocabulary)
     environment.check(vocabulary)
     document.check(vocabulary)
     server = _merge_server(asked, environment, document)
     drafts = [_draft(spec, asked, environment, document, vocabulary, base=base) for spec in specs]
-    return Resolved(
-        server=ServerConfig.model_validate(server.values),
-        origins=server.origins,
-        models=_place(drafts, environ, machine),
-    )
+    return Drafts(server, tuple(drafts), vocabulary, document)
 
 
 def resolve_model(spec: str, /, **keywords: Any) -> ModelPlan:
@@ -112,8 +147,8 @@ def resolve_model(spec: str, /, **keywords: Any) -> ModelPlan:
     asked = _ask(keywords, (), (), "keyword", [model], vocabulary)
     environment.check(vocabulary)
     document.check(vocabulary)
-    draft = _draft(model, asked, environment, document, vocabulary, base=Path.cwd())
-    return _place([draft], os.environ, None)[0]
+    drafted = _draft(model, asked, environment, document, vocabulary, base=Path.cwd())
+    return _place([drafted], os.environ, None)[0]
 
 
 def _document(environment: Environment, configuration: str | os.PathLike[str] | None) -> Document:
@@ -227,7 +262,7 @@ def _draft(
     vocabulary: Vocabulary,
     *,
     base: Path,
-) -> _Draft:
+) -> Draft:
     family = vocabulary.family_of(spec.name)
     names = _names(spec, vocabulary)
     config = Registry.get(family).Config
@@ -243,8 +278,7 @@ def _draft(
     )
     merged = merge_layers(config, layers)
     source = find_weights(spec, Registry.get(family), card, base, merged.values)
-    stored = look_up(source, Registry.get(family).weights_of(merged.values), spec.name)
-    return _Draft(spec, family, card, source, stored, merged)
+    return Draft(spec, family, card, source, merged)
 
 
 def _set_layers(
@@ -276,7 +310,7 @@ def _card_layer(card: Card | None, fields: Mapping[str, FieldFacts]) -> Layer:
 
 
 def _place(
-    drafts: Sequence[_Draft], environ: Mapping[str, str], machine: Machine | None
+    drafts: Sequence[Draft], environ: Mapping[str, str], machine: Machine | None
 ) -> tuple[ModelPlan, ...]:
     """Plans with devices checked against the machine, and its cores shared out."""
     if machine is None:
@@ -290,8 +324,10 @@ def _place(
     )
 
 
-def _plan(draft: _Draft, machine: Machine, threads: int) -> ModelPlan:
+def _plan(draft: Draft, machine: Machine, threads: int) -> ModelPlan:
     values, origins = draft.merged.values, dict(draft.merged.origins)
+    kind = Registry.get(draft.family).weights_of(values)
+    stored = look_up(draft.source, kind, draft.spec.name)
     device = values["device"]
     origin = f"{draft.spec.name}: {origins['device']}".removesuffix(":")
     gpus = gpu_ids(device, machine, origin=origin)
@@ -303,7 +339,7 @@ def _plan(draft: _Draft, machine: Machine, threads: int) -> ModelPlan:
         implementation=Registry.locate(draft.family),
         card=draft.card.name if draft.card else None,
         source=draft.source,
-        stored=str(draft.stored) if draft.stored else None,
+        stored=str(stored) if stored else None,
         config=values | {"threads": threads},
         device=device,
         gpus=gpus,

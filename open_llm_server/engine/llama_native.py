@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import llama_cpp._ggml as _ggml
 import llama_cpp.llama_cpp as _binding
 
 from ..errors import ConfigurationError, WeightsError
@@ -97,7 +96,8 @@ def _load_variants() -> None:
     """
     folder = Path(native._lib._name).parent
     if any(folder.glob("libggml-cpu-*.so")):
-        _ggml.libggml.ggml_backend_load_all_from_path(os.fsencode(folder))
+        # Through libllama, whose ggml it is: the binding loads a copy of its own beside it.
+        native._lib.ggml_backend_load_all_from_path(os.fsencode(folder))
 
 
 class AbortFlag:

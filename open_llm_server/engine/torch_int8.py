@@ -89,7 +89,9 @@ def load(model_class: Any, checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     """The library's model of `checkpoint` with a `StoredLinear` in the place of each layer that is
     stored in 8 bits; all other parameters have `dtype`. Raises StartError."""
     if importlib.util.find_spec("accelerate") is None:
-        raise StartError("weights in 8 bits need accelerate; run: pip install accelerate")
+        raise StartError(
+            "weights in 8 bits need accelerate; run: pip install 'open-llm-server[torch]'"
+        )
     import accelerate  # type: ignore[import-untyped]  # it has no types
 
     with model_view(checkpoint) as view, ExitStack() as files:

@@ -137,8 +137,8 @@ def _spread(gpus: int) -> dict[str, Any]:
     """What accelerate's device map needs, for the first `gpus` GPUs."""
     if importlib.util.find_spec("accelerate") is None:
         raise ConfigurationError(
-            "one model on several GPUs needs accelerate: pip install accelerate; or name one "
-            "device, such as --device gpu:0"
+            "one model on several GPUs needs accelerate: pip install 'open-llm-server[torch]', or "
+            "name one device, such as --device gpu:0"
         )
     there = torch.cuda.device_count()
     if gpus > there:

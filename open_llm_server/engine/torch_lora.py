@@ -33,7 +33,9 @@ def merge(model: PreTrainedModel, folders: Sequence[Path]) -> PreTrainedModel:
     try:
         import peft
     except ImportError as error:
-        raise ConfigurationError("--lora needs peft: pip install peft") from error
+        raise ConfigurationError(
+            "--lora needs peft; run: pip install 'open-llm-server[torch]'"
+        ) from error
     for folder in folders:
         check_adapter(folder)
         model = _merge(peft, model, folder)

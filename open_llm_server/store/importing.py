@@ -20,6 +20,7 @@ from ..config.resolved import ModelPlan
 from ..config.stored import look_up
 from ..config.weights import WeightsKind
 from ..errors import ConfigurationError, WeightsError
+from ..extras import LLAMA_CPP, TORCH, require
 from ..registry import load_family
 from . import catalog, choose, convert, gate, hub, local, present, quantise, quantised_size
 from .import_words import importing, naming, naming_files, naming_others
@@ -208,6 +209,7 @@ def _fetch(wish: Wish, remote: hub.Remote, staged: Stage, meter: Meter) -> _Brou
     chosen = choose.choose(
         [*known], wish.weights, file=wish.source.file, where=remote.id, convert=wish.convert
     )
+    _require_tools(wish, chosen)
     files = [known[path] for path in chosen.files]
     total = sum(file.bytes for file in files)
     records = None
@@ -232,6 +234,7 @@ def _copy(wish: Wish, staged: Stage, meter: Meter) -> _Brought:
         chosen = choose.choose(
             names, wish.weights, file=file, where=str(path), convert=wish.convert
         )
+    _require_tools(wish, chosen)
     if not path.is_file():
         local.refuse_ways_out(root, chosen.files)
     total = local.bytes_of(root, chosen.files)
@@ -245,6 +248,18 @@ def _copy(wish: Wish, staged: Stage, meter: Meter) -> _Brought:
         chosen = choose.Chosen((name,), name, pickled=False)
         records = [record.model_copy(update={"path": name}) for record in records]
     return _Brought(chosen, records, None, licence)
+
+
+def _require_tools(wish: Wish, chosen: choose.Chosen) -> None:
+    """Raises StartError, before anything is fetched, where a package is missing that it takes to
+    convert or quantise."""
+    if chosen.pickled:
+        require(TORCH, "--convert-pickles", "torch")
+    if wish.scheme and wish.weights == "gguf":
+        require(LLAMA_CPP, f"--quantize {wish.scheme}")
+    elif wish.scheme:
+        quantiser = ("torch", "transformers", "safetensors", "accelerate")
+        require(TORCH, f"--quantize {wish.scheme}", *quantiser)
 
 
 def _room(wish: Wish, chosen: choose.Chosen, total: int, *, fresh: int, root: Path | None) -> int:

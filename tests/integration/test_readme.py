@@ -21,7 +21,7 @@ from shells import Person
 from transformers import AutoModelForCausalLM
 
 from open_llm_server.engine.torch_quiet import quiet
-from open_llm_server.torch_family import INSTALL
+from open_llm_server.extras import TORCH
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -115,7 +115,7 @@ def test_every_command_of_the_readme_is_known_here() -> None:
 
 def test_what_to_install() -> None:
     """The errors say it as the pages do, and the extra brings what is asked for then."""
-    assert INSTALL in README and INSTALL in FAMILIES
+    assert TORCH.command in README and TORCH.command in FAMILIES
     project = (ROOT / "pyproject.toml").read_text()
     (extra,) = re.findall(r"^torch = \[\n(.*?)^\]", project, re.MULTILINE | re.DOTALL)
     for package in ("torch", "transformers", "safetensors", "peft", "accelerate"):

@@ -179,7 +179,7 @@ WRONG: list[tuple[str, str]] = [
     ("strat bloom", "no command 'strat'; did you mean 'start'"),
     (
         "xyzzy",
-        "no command 'xyzzy'; there are: chat, config, fit, import, models, perplex",
+        "no command 'xyzzy'; there are: build, chat, config, doctor, fit, import, ",
     ),
     ("--bogus", "no option --bogus; see `open-llm-server --help`"),
 ]

@@ -108,18 +108,38 @@ def test_the_words_that_pip_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("PIP_FIND_LINKS", f"{tmp_path} /nowhere https://index.example/simple")
     settings = builds.pip_settings()
     assert settings["PIP_FIND_LINKS"].split()[0] == str(tmp_path)
-    found = builds.local_paths([settings["PIP_FIND_LINKS"], f"file://{tmp_path}"])
-    assert found == [str(tmp_path.resolve())]
-    (mounted, kept) = builds.mounts("podman", [f"file://{tmp_path}"])
-    assert mounted == f"{tmp_path.resolve()}:{tmp_path.resolve()}:ro"
+    (tmp_path / "index" / "simple").mkdir(parents=True)
+    index = f"https://index.example/simple file://{tmp_path}/index/simple"
+    found = builds.local_paths({**settings, "PIP_EXTRA_INDEX_URL": index})
+    assert {str(tmp_path.resolve()), str(tmp_path.resolve() / "index")} <= set(found)
+    told, mounts = builds.shared(
+        "podman", {"PIP_FIND_LINKS": str(tmp_path), "PIP_CERT": str(tmp_path / "ca.pem")}
+    )
+    (kept, links, cert) = mounts
     assert kept.startswith(str(tmp_path / "cache")) and kept.endswith(":rw")
-    assert builds.mounts("docker", [f"file://{tmp_path}"]) == []
+    assert links == f"{tmp_path.resolve()}:{tmp_path.resolve()}:ro"
+    assert cert == f"{tmp_path / 'ca.pem'}:{builds.CERT}:ro"
+    assert f"PIP_CERT={builds.CERT}" in told
+    assert builds.shared("docker", settings)[1] == []
 
 
 def test_trimming(tmp_path: Path) -> None:
     site = tmp_path / "lib" / "python3.11" / "site-packages"
-    keep = ("torch/a.py", "torch/testing/a.py", "numpy/a.so", "llama_cpp/lib/libx.so.1.2")
-    gone = ("torch/include/a.h", "numpy/core/tests/test_a.py", "torch/lib/a.a", "torch/a.pyi")
+    keep = (
+        "torch/a.py",
+        "open_llm_server/models/tiny/hf/model.safetensors",
+        "torch/testing/a.py",
+        "numpy/a.so",
+        "llama_cpp/lib/libx.so.1.2",
+    )
+    gone = (
+        "torch/include/a.h",
+        "lib/libggml.so",
+        "include/ggml.h",
+        "numpy/core/tests/test_a.py",
+        "torch/lib/a.a",
+        "torch/a.pyi",
+    )
     for name in (*keep, *gone, "llama_cpp/lib/libx.so", "llama_cpp/lib/libx.so.1"):
         path = site / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -130,6 +150,14 @@ def test_trimming(tmp_path: Path) -> None:
     for name in ("libx.so", "libx.so.1"):
         path = site / "llama_cpp" / "lib" / name
         assert path.is_symlink() and path.read_bytes() == b"same"
+
+
+def test_trimming_without_torch(tmp_path: Path) -> None:
+    weights = tmp_path / "open_llm_server" / "models" / "tiny"
+    (weights / "hf").mkdir(parents=True)
+    (weights / "tiny-q8_0.gguf").touch()
+    trim.trim(tmp_path)
+    assert [path.name for path in weights.iterdir()] == ["tiny-q8_0.gguf"]
 
 
 def documents(name: str) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from merging import merged, one
 
-from open_llm_server import Registry, torch_family
+from open_llm_server import Registry, extras
 from open_llm_server.config.cards import cards
 from open_llm_server.config.folder import models_folder
 from open_llm_server.config.report import config_text
@@ -135,21 +135,18 @@ def test_missing_packages_come_first(
     monkeypatch.chdir(adapter.parent)
     plan = one(f"dolly@{folder}", **given)
     monkeypatch.setattr(
-        torch_family, "find_spec", lambda name: None if name in missing else find_spec(name)
+        extras, "find_spec", lambda name: None if name in missing else find_spec(name)
     )
     with pytest.raises(StartError, match=r"pip install 'open-llm-server\[torch\]'") as caught:
         check_weights([plan])
     assert " and ".join(missing) in caught.value.message
-    family = Registry.get("dolly")
-    with pytest.raises(StartError, match="pip install"):
-        family.open_engine(plan, family.Config.model_validate(plan.config), pinned_slots=0)
 
 
 def test_packages_that_are_not_needed_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = one("tiny-torch", devices="gpu:0")
     unneeded = ("peft", "accelerate", "llama_cpp")
     monkeypatch.setattr(
-        torch_family, "find_spec", lambda name: None if name in unneeded else find_spec(name)
+        extras, "find_spec", lambda name: None if name in unneeded else find_spec(name)
     )
     check_weights([plan])
 

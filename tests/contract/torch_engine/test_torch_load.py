@@ -250,7 +250,7 @@ def test_a_gguf_adapter_is_for_another_engine(tmp_path: Path) -> None:
 def test_without_peft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = make_llama(tmp_path)
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(ConfigurationError, match="pip install peft"):
+    with pytest.raises(ConfigurationError, match=r"pip install 'open-llm-server\[torch\]'"):
         load(base, lora=[tmp_path])
 
 
