@@ -28,7 +28,6 @@ LINES = [
     for block in re.findall(r"^```bash\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
     for line in block.splitlines()
 ]
-NETWORK = ("--index-url", "https://")
 FLAGS = re.compile(r"-D(GGML_\w+)=(ON|OFF)")
 NATIVE_OFF = {"GGML_SSE42", "GGML_AVX", "GGML_AVX2", "GGML_BMI2", "GGML_FMA", "GGML_F16C"}
 """What ggml builds for by itself once it is told not to look at the processor."""
@@ -59,18 +58,25 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_page_is_covered() -> None:
     programs = {line.split()[0] for line in LINES}
-    assert programs == {"pip", "make", "export", SERVER}
+    assert programs == {"pip", "uv", "make", "export", SERVER}
     assert len(starting("pip install")) >= 11
 
 
-@pytest.mark.parametrize("line", starting("pip install"))
+def test_torch_for_cpus_is_the_release_that_was_tested() -> None:
+    """uv itself fetches indexes before it says anything, so this line is only read."""
+    (line,) = starting("uv ")
+    assert line.startswith("uv pip install --torch-backend=cpu torch==")
+    assert line.split()[-1] in (ROOT / "constraints.txt").read_text().splitlines()
+
+
+@pytest.mark.parametrize("line", [line for line in starting("pip install") if "uv" not in line])
 def test_pip_takes_it(line: str, full: Environment, wheels: Path) -> None:
     words, before, names = [], "", []
     for word in shlex.split(line)[2:]:
         if before == "-c":
             assert word.startswith("https://") and word.endswith("/main/constraints.txt")
             words.append(str(ROOT / "constraints.txt"))
-        elif word not in NETWORK and before not in NETWORK and word != "--force-reinstall":
+        elif word != "--force-reinstall":
             words.append(word)
         names += [word] if word.startswith(OWN) else []
         before = word
