@@ -15,7 +15,10 @@ from pathlib import Path
 
 # Of packages whose tests are a good part of their size, and are imported by nothing.
 TESTS = ("numpy", "sympy", "networkx", "psutil", "torch", "mpmath", "tornado", "google", "grpc")
-FOLDERS = ("include", "lib", "torch/include", "torch/share", "torch/bin", "torch/test")
+FOLDERS = (
+    *("include", "lib", "tornado/test"),
+    *("torch/include", "torch/share", "torch/bin", "torch/test"),
+)
 FOR_TORCH = "open_llm_server/models/tiny/hf"
 SUFFIXES = (".a", ".h", ".hpp", ".cuh", ".pyi", ".pyx", ".pxd")
 

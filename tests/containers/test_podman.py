@@ -135,10 +135,10 @@ def test_it_has_no_rights(tiny: Contained) -> None:
     assert status["Uid"].split()[0] != "0" and status["Gid"].split()[0] != "0"
     assert int(status["CapEff"], 16) == int(status["CapBnd"], 16) == 0
     assert status["NoNewPrivs"] == "1"
-    for folder in ("/", "/opt/open-llm-server", "/etc", "/data"):
+    for folder in ("/", "/opt/open-llm-server", "/etc", "/home"):
         with pytest.raises(subprocess.CalledProcessError) as raised:
             tiny.inside("touch", f"{folder}/x")
-        assert "Read-only file system" in raised.value.stderr or folder == "/data"
+        assert "Read-only file system" in raised.value.stderr
 
 
 def test_the_key_stands_on_no_command_line(tiny: Contained) -> None:
@@ -156,7 +156,7 @@ def test_a_killed_runner_comes_back(tiny: Contained) -> None:
     kill = (
         "import os, pathlib\n"
         "for each in pathlib.Path('/proc').glob('[0-9]*/cmdline'):\n"
-        "    if b'--runner-name' in each.read_bytes(): os.kill(int(each.parent.name), 9)\n"
+        "    if b'\\0--runner-name\\0' in each.read_bytes(): os.kill(int(each.parent.name), 9)\n"
     )
     tiny.python(kill)
     deadline = time.monotonic() + HANG_S
@@ -182,7 +182,8 @@ def test_it_drains(podman: Podman, tmp_path: Path) -> None:
             fake.process.send_signal(signal.SIGTERM)
             rest = [line for line in lines if line.startswith("data: ")]
         deltas = [json.loads(line[6:]) for line in (first, *rest) if line != "data: [DONE]"]
-        assert deltas[-1].get("usage", {}).get("completion_tokens") == 60, deltas[-1]
+        assert deltas[-1]["finish_reason"] == "stop"
+        assert deltas[-1]["usage"]["completion_tokens"] >= 60
         assert fake.process.wait(HANG_S) == 0
 
 
