@@ -48,20 +48,21 @@ class Image:
         return f"{REPOSITORY}/{family}:{self.variant}"
 
 
-def build_command(
-    engine: str, image: Image, family: str, *, arguments: Iterable[str], mounts: Iterable[str]
-) -> list[str]:
-    """The engine's words. `mounts` are as the engine wants them, FROM:TO:HOW. Pure but for the
-    sources that it hashes."""
+def build_commands(
+    engine: str, image: Image, family: str, *, arguments: Iterable[str], mounts: Sequence[str]
+) -> list[list[str]]:
+    """The engine's words, twice where there are `mounts` (FROM:TO:HOW): the folders that they need
+    would stay in the image, so only the stage that is thrown away is built with them, and found
+    built then. Pure but for the sources that it hashes."""
     given = [f"ENGINES={image.engines}", f"MODELS={family}", f"VERSION={version()}", *arguments]
     command = [engine, "build", "--file", os.fspath(path_of(image.target).relative_to(ROOT))]
     if Path(engine).name == "podman":
         # Health checks are lost in podman's own format.
         command.append("--format=docker")
     command += [f"--build-arg={each}" for each in given]
-    command += [f"--volume={each}" for each in mounts]
-    command.append(f"--label={SOURCES_LABEL}={sources_hash()}")
-    return [*command, "--tag", image.tag(family), "."]
+    tagged = [f"--label={SOURCES_LABEL}={sources_hash()}", "--tag", image.tag(family)]
+    first = [*command, "--target=build", *(f"--volume={each}" for each in mounts), "."]
+    return [*([first] if mounts else []), [*command, *tagged, "."]]
 
 
 def sources_hash() -> str:
@@ -165,10 +166,10 @@ def main() -> None:
     told, there = shared(engine, pip_settings())
     for family in image.families:
         given = [*told, *arguments.build_arg]
-        command = build_command(engine, image, family, arguments=given, mounts=there)
         print(f"building {image.tag(family)}", flush=True)
-        if subprocess.run(command, cwd=ROOT).returncode:
-            sys.exit(f"error: {image.tag(family)} was not built; the lines above say why")
+        for command in build_commands(engine, image, family, arguments=given, mounts=there):
+            if subprocess.run(command, cwd=ROOT).returncode:
+                sys.exit(f"error: {image.tag(family)} was not built; the lines above say why")
 
 
 if __name__ == "__main__":

@@ -89,17 +89,18 @@ def test_an_image_has_a_tag_for_each_family() -> None:
 
 def test_the_words_of_a_build() -> None:
     image = builds.wanted("cpu", "llama-cpp", ["llama"])
-    command = builds.build_command(
+    first, second = builds.build_commands(
         "/usr/bin/podman", image, "llama", arguments=["PIP_CERT=/a"], mounts=["/a:/a:ro"]
     )
-    assert command == [
+    words = [
         *("/usr/bin/podman", "build", "--file", "containers/Containerfile.cpu", "--format=docker"),
         *("--build-arg=ENGINES=llama-cpp", "--build-arg=MODELS=llama"),
         *(f"--build-arg=VERSION={builds.version()}", "--build-arg=PIP_CERT=/a"),
-        *("--volume=/a:/a:ro", f"--label={builds.SOURCES_LABEL}={builds.sources_hash()}"),
-        *("--tag", "openllm-server/llama:cpu-slim", "."),
     ]
-    docker = builds.build_command("docker", image, "llama", arguments=[], mounts=[])
+    label = f"--label={builds.SOURCES_LABEL}={builds.sources_hash()}"
+    assert first == [*words, "--target=build", "--volume=/a:/a:ro", "."]
+    assert second == [*words, label, "--tag", "openllm-server/llama:cpu-slim", "."]
+    (docker,) = builds.build_commands("docker", image, "llama", arguments=[], mounts=[])
     assert "--format=docker" not in docker
 
 
