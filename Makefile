@@ -88,8 +88,8 @@ dist: $(TESTING) ## build both distributions into dist/: sdist, and from it the 
 containers: $(RUNTIME) ## write the Containerfiles from their one source
 	@$(BIN)/python scripts/make_containerfiles.py
 
-images: $(RUNTIME) ## build the images with podman or docker: make images ENGINES=all TARGET=cpu
-	@$(BIN)/python scripts/build_images.py --target $(or $(TARGET),cpu) --engines $(or $(ENGINES),all) \
+images: ## build the images with podman or docker: make images ENGINES=all TARGET=cpu
+	@$(PYTHON) scripts/build_images.py --target $(or $(TARGET),cpu) --engines $(or $(ENGINES),all) \
 	  $(if $(FAMILIES),--families $(FAMILIES)) $(if $(BASE),--build-arg BASE=$(BASE))
 
 clean: ## remove what these commands made

@@ -12,6 +12,7 @@ import argparse
 import ast
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from make_containerfiles import TARGETS, path_of
 
 ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "open_llm_server"
 REPOSITORY = "openllm-server"
 ON_LLAMA_CPP = ("llama", "tiny")
 """Families that the image with llama.cpp alone can serve."""
@@ -81,8 +83,8 @@ def sources_hash() -> str:
 def pip_settings() -> dict[str, str]:
     """What pip is told here by its files and variables, by the names of its variables."""
     listed = subprocess.run(
-        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True
-    ).stdout
+        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True
+    ).stdout  # empty where there is no pip
     found: dict[str, str] = {}
     # The environment counts most.
     for line in sorted(listed.splitlines(), key=lambda line: line.startswith(":env:")):
@@ -129,16 +131,17 @@ def shared(engine: str, settings: Mapping[str, str]) -> tuple[list[str], list[st
 
 
 def version() -> str:
-    text = (ROOT / "open_llm_server" / "__init__.py").read_text()
+    text = (PACKAGE / "__init__.py").read_text()
     (line,) = (each for each in text.splitlines() if each.startswith("__version__"))
     return line.split('"')[1]
 
 
 def families() -> list[str]:
-    """Every family's command name."""
-    from open_llm_server.registry import Registry
-
-    return list(Registry.own_names())
+    """Every family that a card names and that has a module; read, because nothing is installed
+    where images are built."""
+    cards = "\n".join(card.read_text() for card in (ROOT / "models").glob("*.yaml"))
+    named = set(re.findall(r"^family: (\S+)$", cards, re.MULTILINE))
+    return sorted(name for name in named if (PACKAGE / f"{name.replace('-', '_')}.py").exists())
 
 
 def wanted(target: str, engines: str, chosen: Sequence[str]) -> Image:
@@ -160,7 +163,7 @@ def main() -> None:
     arguments = parser.parse_args()
     engine = arguments.container_engine or shutil.which("podman") or shutil.which("docker")
     if not engine:
-        sys.exit("error: no podman and no docker here; install one of them")
+        sys.exit("error: neither podman nor docker is here; install one of them")
     chosen = [name for name in arguments.families.split(",") if name]
     image = wanted(arguments.target, arguments.engines, chosen)
     told, there = shared(engine, pip_settings())

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -53,6 +54,12 @@ class Podman:
             if any(known.get("host_port") == port for known in each["Ports"] or ()):
                 return str(each["Id"])
         raise AssertionError(f"no container publishes port {port}")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def usable_podman(folder: Path) -> Podman:

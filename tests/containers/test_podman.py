@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from podman_engine import IMAGE, ROOT, Podman
+from podman_engine import IMAGE, ROOT, Podman, free_port
 from running import HANG_S
 
 pytestmark = pytest.mark.server
@@ -50,12 +49,6 @@ class Contained:
 
     def python(self, script: str) -> str:
         return self.inside("python", "-c", script)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager
