@@ -19,7 +19,7 @@ from .config.merge import Drafts, draft
 from .container import ContainerRun, Target, argv, environment
 from .container_engines import Engine
 from .container_host import check_system, complaints, make_store, user
-from .container_plan import Request, foreign_families, plan
+from .container_plan import Request, default_image, foreign_families, plan, slim_image
 
 
 class _Option(click.Option):
@@ -64,7 +64,8 @@ def _own_options() -> list[click.Option]:
         _Option(
             ["--image"],
             metavar="IMAGE",
-            help="Default: openllm-server/FAMILY:cpu, or :cuda; FAMILY is the first model's.",
+            help="Default: openllm-server/FAMILY:cpu, or :cuda; FAMILY is the first model's. "
+            "Where that one is not here, :cpu-slim takes its place for what llama.cpp serves.",
         ),
         _Option(
             ["--mount-store/--no-mount-store", "--mount_store/--no-mount_store"],
@@ -96,6 +97,7 @@ def _run(
         found = container_engines.unasked(container_engine)
     else:
         found = container_engines.find(container_engine)
+        image = image or _slim_one(found, drafts, target)
     request = Request(target, found, image, mount_store)
     worker = user(found)
     run, opened = plan(request, ctx, drafts, environ, worker)
@@ -128,6 +130,14 @@ def _draft(ctx: click.Context, models: tuple[str, ...], environ: Mapping[str, st
         door="flag",
         need_models=True,
     )
+
+
+def _slim_one(engine: Engine, drafts: Drafts, target: Target) -> str | None:
+    """The smaller image, where it will do and the other one is not here."""
+    slim = slim_image(drafts, target)
+    if slim is None or not container_engines.has_image(engine, slim):
+        return None
+    return None if container_engines.has_image(engine, default_image(drafts, target)) else slim
 
 
 def _remarks(engine: Engine, run: ContainerRun, drafts: Drafts) -> list[str]:

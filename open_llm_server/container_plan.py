@@ -25,6 +25,10 @@ from .registry import Registry
 
 NAMESPACE = "openllm-server"
 _TAGS = {"cpu": "cpu", "gpu": "cuda"}
+SLIM = "-slim"
+"""How the tags of images with llama.cpp alone end."""
+ON_LLAMA_CPP = ("llama", "tiny")
+"""The families that such an image has."""
 KILL_GRACE_S = 10
 """Between the end of the drain and the engine's SIGKILL."""
 
@@ -83,6 +87,13 @@ def default_image(drafts: Drafts, target: Target) -> str:
             "do not have: name one that has it with --image"
         )
     return f"{NAMESPACE}/{drafts.models[0].family}:{_TAGS[target.kind]}"
+
+
+def slim_image(drafts: Drafts, target: Target) -> str | None:
+    """The image without torch, where it has every family that is asked for."""
+    if any(draft.family not in ON_LLAMA_CPP for draft in drafts.models):
+        return None
+    return default_image(drafts, target) + SLIM
 
 
 def foreign_families(drafts: Drafts) -> list[str]:

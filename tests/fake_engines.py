@@ -20,7 +20,7 @@ if sys.argv[1:] == ["version"]:
 if sys.argv[1] == "info":
     sys.stdout.write({info!r})
 elif sys.argv[1:3] == ["image", "inspect"]:
-    sys.exit(0 if {image!r} else 1)
+    sys.exit(0 if {image!r} in (True, sys.argv[3]) else 1)
 else:
     with open({record!r}, "w") as file:
         json.dump({{"argv": sys.argv, "environ": dict(os.environ)}}, file)
@@ -50,9 +50,10 @@ class Engines:
         complaint: str = "",
         version: str = "",
         info: str = "",
-        image: bool = True,
+        image: bool | str = True,
     ) -> Path:
-        """Installs an engine. With a `complaint`, its program is there and the engine is not."""
+        """Installs an engine. With a `complaint`, its program is there and the engine is not.
+        `image`: the only one that it has, or whether it has every one."""
         program = self.folder / name
         program.write_text(
             _PROGRAM.format(

@@ -236,6 +236,24 @@ def test_an_image_of_ones_own(engines: Engines) -> None:
     assert engines.call().argv[-5:-3] == ["example.com/mine:1@sha256:ab", "start"]
 
 
+@pytest.mark.parametrize(
+    ("models", "device", "here", "taken"),
+    [
+        ("tiny", "cpu", "openllm-server/tiny:cpu-slim", "openllm-server/tiny:cpu-slim"),
+        ("tiny", "gpu", "openllm-server/tiny:cuda-slim", "openllm-server/tiny:cuda-slim"),
+        ("tiny", "cpu", "openllm-server/tiny:cpu", "openllm-server/tiny:cpu"),
+        ("tiny", "cpu", True, "openllm-server/tiny:cpu"),
+        ("tiny", "cpu", False, "openllm-server/tiny:cpu"),
+        ("tiny,fake", "cpu", "openllm-server/tiny:cpu-slim", "openllm-server/tiny:cpu"),
+    ],
+)
+def test_the_image_with_llama_cpp_alone(
+    engines: Engines, models: str, device: str, here: bool | str, taken: str
+) -> None:
+    engines.add("docker", image=here)
+    assert taken in ran(engines, models, f"--target-device={device}").argv
+
+
 def test_no_engine() -> None:
     done = run("tiny", "--target-device=cpu", PATH="/nonexistent")
     assert done.returncode == 1

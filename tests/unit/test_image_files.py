@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from open_llm_server.config.schema import ServerConfig
+from open_llm_server.container_plan import ON_LLAMA_CPP, SLIM
 from open_llm_server.registry import Registry
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,7 +82,8 @@ def test_an_image_has_a_tag_for_each_family() -> None:
     assert whole.tag("llama") == "openllm-server/llama:cpu"
     slim = builds.wanted("cpu", "llama-cpp", [])
     assert slim.tag("llama") == "openllm-server/llama:cpu-slim"
-    assert list(slim.families) == ["llama", "tiny"]
+    assert tuple(slim.families) == ON_LLAMA_CPP
+    assert slim.variant == f"cpu{SLIM}"
     assert builds.wanted("cuda", "all", ["bloom"]).families == ["bloom"]
     with pytest.raises(SystemExit, match="no family 'blom'; there are "):
         builds.wanted("cpu", "all", ["blom"])
