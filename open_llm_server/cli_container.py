@@ -97,7 +97,7 @@ def _run(
         found = container_engines.unasked(container_engine)
     else:
         found = container_engines.find(container_engine)
-        image = image or _slim_one(found, drafts, target)
+        image = _slim_one(found, drafts, target) if image is None else image
     request = Request(target, found, image, mount_store)
     worker = user(found)
     run, opened = plan(request, ctx, drafts, environ, worker)
@@ -157,6 +157,8 @@ def _left_out(run: ContainerRun, environ: Mapping[str, str]) -> list[str]:
     ]
     if unset:
         lacks.append(f"set {' and '.join(unset)} before you run this: secrets are not printed")
+    if taken := [name for name in run.passed if name not in unset]:
+        lacks.append(f"the command takes {', '.join(taken)} from the environment it is run in")
     return lacks
 
 

@@ -46,7 +46,7 @@ def doors(server: ServerConfig) -> Doors:
     words = [f"--{name.replace('_', '-')}={port}" for name, port in inside.items()]
     return Doors(
         tuple(Publish(address, outside[name], inside[name]) for name in outside),
-        (*words, *(f"--allowed-hosts={host}" for host in _hosts(server))),
+        (*words, *_locks(server), *(f"--allowed-hosts={host}" for host in _hosts(server))),
         _shown(server, address),
     )
 
@@ -78,6 +78,12 @@ def _inside(outside: Sequence[int]) -> list[int]:
     kept = {port for port in outside if port >= _FIRST_PRIVILEGED}
     spare = (port for port in range(_FIRST_INSIDE, 65_536) if port not in kept)
     return [port if port in kept else next(spare) for port in outside]
+
+
+def _locks(server: ServerConfig) -> tuple[str, ...]:
+    """Images ask for no key, as their ports are nobody's until they are published. Where a key is
+    set, the server inside must not start without it: a command may be run again elsewhere."""
+    return ("--no-insecure",) if server.api_key else ()
 
 
 def _hosts(server: ServerConfig) -> tuple[str, ...]:

@@ -110,15 +110,15 @@ def complaints(user: User, mounts: Sequence[Mount]) -> list[str]:
 def hub_variables(
     environ: Mapping[str, str], *, fetches: bool
 ) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Names of variables that lead to a hub; and, for a server that `fetches`, the token that
+    """Names of variables that lead to a hub; and, for a server that `fetches`, the token, or what
     `hf auth login` left: its file lies beside the cache, where the container does not see it.
     Raises ConfigurationError."""
     names = (*_HUB, *_PROXIES, *map(str.lower, _PROXIES))
     passed = tuple(name for name in names if environ.get(name))
-    if environ.get(_TOKEN):
-        return (*passed, _TOKEN), {}
     if not fetches:
         return passed, {}
+    if environ.get(_TOKEN):
+        return (*passed, _TOKEN), {}
     from .store.hub_http import token
 
     secret = token()

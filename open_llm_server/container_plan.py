@@ -58,7 +58,7 @@ def plan(
     run = ContainerRun(
         engine=request.engine.name,
         executable=request.engine.executable,
-        image=request.image or default_image(drafts, request.target),
+        image=default_image(drafts, request.target) if request.image is None else request.image,
         words=start_words(ctx, drafts, opened.words),
         target=request.target,
         publish=opened.publish,
@@ -90,9 +90,10 @@ def default_image(drafts: Drafts, target: Target) -> str:
 
 
 def slim_image(drafts: Drafts, target: Target) -> str | None:
-    """The image without torch, where it has every family that is asked for."""
-    if any(draft.family not in ON_LLAMA_CPP for draft in drafts.models):
-        return None
+    """The image without torch, where it can serve all that is asked for."""
+    for draft in drafts.models:
+        if draft.family not in ON_LLAMA_CPP or draft.merged.values.get("engine") == "torch":
+            return None
     return default_image(drafts, target) + SLIM
 
 

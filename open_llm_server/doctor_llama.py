@@ -14,6 +14,7 @@ from .doctor_ask import Answer, ask
 from .doctor_cpu import install, judge_build, rebuild, stamp
 from .doctor_finding import Case, Finding, Level, joined
 from .engine.processor import cpu_flags
+from .extras import in_image
 
 MODEL = ("tiny", "tiny-q8_0.gguf")
 
@@ -37,7 +38,8 @@ def judge(
     """`users`: the models that it would compute; `on_gpu`: those of them on a GPU."""
     flags, system = set(flags), str(answer.facts.get("system", ""))
     found = [_judge_decode(answer, flags, users)]
-    build = judge_build(system, flags, stamp) if system else None
+    # An image brings the variant for each processor; what suits this one best was loaded.
+    build = judge_build(system, flags, stamp) if system and not in_image() else None
     found += [build] if build else []
     if "gpu" not in answer.facts:
         return found

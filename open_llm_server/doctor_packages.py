@@ -87,9 +87,9 @@ def judge_extra(
     if told:
         return []
     if not here:
-        return [Finding("note", extra.name, f"not installed: {wanted_for}", extra.command)]
+        return [Finding("note", extra.name, f"not installed: {wanted_for}", extra.way_out)]
     says = f"{here}; not installed: {joined(missing)}"
-    return [Finding("note", extra.name, says, extra.command)]
+    return [Finding("note", extra.name, says, extra.way_out)]
 
 
 def judge_requirements(

@@ -6,11 +6,13 @@ are those that this distribution's own metadata asks for.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import StartError
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
 DISTRIBUTION = "open-llm-server"
+IN_IMAGES = "take an image with all engines, whose tag does not end in -slim"
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,11 @@ class Extra:
     @property
     def command(self) -> str:
         return f"pip install '{DISTRIBUTION}[{self.name}]'"
+
+    @property
+    def way_out(self) -> str:
+        """What to do where it is missing."""
+        return IN_IMAGES if in_image() else self.command
 
 
 LLAMA_CPP = Extra(
@@ -66,7 +74,16 @@ def require(extra: Extra, what: str, *modules: str) -> None:
     faults = [f"{_listed(missing)}, not installed here"] if missing else []
     faults += _wrong_versions(extra, [extra.packages[module] for module in wanted])
     if faults:
-        raise StartError(f"{what} needs {'; '.join(faults)}{extra.hint}; run: {extra.command}")
+        raise StartError(f"{what} needs {'; '.join(faults)}{_way_out(extra)}")
+
+
+def in_image() -> bool:
+    """Whether this is an image of this project's, into which nobody installs anything."""
+    return Path(sys.prefix, "image").exists()
+
+
+def _way_out(extra: Extra) -> str:
+    return f"; {IN_IMAGES}" if in_image() else f"{extra.hint}; run: {extra.command}"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -79,7 +79,8 @@ async def _run(resolved: Resolved, report: Report, lifeline: int | None) -> int:
         doors = held.enter_context(Doors.open(resolved.server))
         resolved = resolved.model_copy(update={"server": doors.server})
         folder = held.enter_context(runtime_folder())
-        (folder / PROBE_URL).write_text(doors.url)
+        mutual = " mutual" if resolved.server.tls_ca else ""
+        (folder / PROBE_URL).write_text(doors.url + mutual)
         nursery = Nursery()
         held.callback(nursery.close)
         supervisor = Supervisor(resolved, doors, folder, nursery)

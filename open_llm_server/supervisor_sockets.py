@@ -20,7 +20,8 @@ MAX_OPEN_FILES = 65_536
 DRAINING = "draining"
 """While this file is in the runtime folder the API takes no new work."""
 PROBE_URL = "probe-url"
-"""This file in the runtime folder says where the server can be asked whether it is ready."""
+"""This file in the runtime folder says where the server can be asked whether it is ready, and
+whether it wants certificates of those who ask."""
 PREFIX = "open-llm-server-"
 """How the names of runtime folders begin."""
 _LONGEST_FOLDER = 80

@@ -28,6 +28,7 @@ PACKAGE = ROOT / "open_llm_server"
 REPOSITORY = "openllm-server"
 ON_LLAMA_CPP = ("llama", "tiny")
 """Families that the image with llama.cpp alone can serve."""
+ENGINES = ("podman", "docker")
 SOURCES_LABEL = "open-llm-server.sources"
 PIP_SETTINGS = ("index-url", "extra-index-url", "find-links", "cert")
 CERT = "/run/pip-cert.pem"
@@ -150,7 +151,10 @@ def wanted(target: str, engines: str, chosen: Sequence[str]) -> Image:
     if unknown:
         sys.exit(f"error: no family {unknown[0]!r}; there are {', '.join(every)}")
     able = [name for name in every if engines == "all" or name in ON_LLAMA_CPP]
-    return Image(target, engines, [name for name in chosen or able if name in able])
+    for name in chosen:
+        if name not in able:
+            sys.exit(f"error: {name} needs torch, which an image of {engines} alone has not")
+    return Image(target, engines, list(chosen or able))
 
 
 def main() -> None:
@@ -161,9 +165,10 @@ def main() -> None:
     parser.add_argument("--container-engine", help="podman or docker; the first that is here")
     parser.add_argument("--build-arg", action="append", default=[], metavar="NAME=VALUE")
     arguments = parser.parse_args()
-    engine = arguments.container_engine or shutil.which("podman") or shutil.which("docker")
+    wanted_engines = [arguments.container_engine] if arguments.container_engine else ENGINES
+    engine = next(filter(None, map(shutil.which, wanted_engines)), None)
     if not engine:
-        sys.exit("error: neither podman nor docker is here; install one of them")
+        sys.exit(f"error: {' and '.join(wanted_engines)} not found; install podman or docker")
     chosen = [name for name in arguments.families.split(",") if name]
     image = wanted(arguments.target, arguments.engines, chosen)
     told, there = shared(engine, pip_settings())

@@ -1,6 +1,6 @@
 """A base image made of Debian's packages alone, where no registry of images can be reached.
 
-`scripts/build_images.py --base localhost/debian:bookworm-slim` builds on it. It holds what
+`make images BASE=localhost/debian:bookworm-slim` builds on it. It holds what
 Debian's own slim image holds, and is made by debootstrap, which must run as root.
 """
 

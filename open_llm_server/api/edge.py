@@ -35,6 +35,7 @@ class Edge:
             settings.host,
             allowed_hosts=settings.allowed_hosts,
             allowed_origins=settings.allowed_origins,
+            has_keys=bool(settings.api_key_hashes),
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -14,6 +14,8 @@ from ..errors import HostNotAllowed
 
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{1,5}))?", re.IGNORECASE)
 _PORTS = {"http": "80", "https": "443"}
+_NOBODYS = (".localhost", ".local", ".internal")
+"""Ends of names that nobody can buy, and so point at a machine of somebody else's."""
 
 
 def is_loopback(host: str) -> bool:
@@ -23,13 +25,32 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
+def _is_local(name: str) -> bool:
+    """Whether no stranger can have made `name` lead to this machine."""
+    try:
+        ipaddress.ip_address(name.strip("[]"))
+    except ValueError:
+        return "." not in name or name.endswith(_NOBODYS)
+    return True
+
+
 class HostGuard:
     """Checks by the address that the server is bound to and the lists it was given."""
 
     def __init__(
-        self, bound: str, *, allowed_hosts: Sequence[str], allowed_origins: Sequence[str]
+        self,
+        bound: str,
+        *,
+        allowed_hosts: Sequence[str],
+        allowed_origins: Sequence[str],
+        has_keys: bool = False,
     ) -> None:
-        self._any_host = "*" in allowed_hosts or not (is_loopback(bound) or allowed_hosts)
+        """With keys, a server on a network answers to any name: a page that was led there has
+        none. Without them, as in a container whose port is published on loopback, only to
+        addresses and to names that no stranger can point here."""
+        on_network = not (is_loopback(bound) or allowed_hosts)
+        self._any_host = "*" in allowed_hosts or (on_network and has_keys)
+        self._local_names = on_network and not has_keys
         self._hosts = {host.lower() for host in (*allowed_hosts, bound)}
         self._any_origin = "*" in allowed_origins
         self._origins = {origin.lower().rstrip("/") for origin in allowed_origins}
@@ -57,7 +78,12 @@ class HostGuard:
         if match is None:
             raise HostNotAllowed("the Host header is not one host name", param="host")
         name = match[1].lower()
-        known = self._any_host or is_loopback(name) or {name, hosts[0].lower()} & self._hosts
+        known = (
+            self._any_host
+            or is_loopback(name)
+            or bool({name, hosts[0].lower()} & self._hosts)
+            or (self._local_names and _is_local(name))
+        )
         if not known:
             raise HostNotAllowed(
                 f"this server does not answer to the name {name[:100]!a}; its operator can "

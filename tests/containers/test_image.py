@@ -22,7 +22,8 @@ def test_what_it_says_of_itself(podman: Podman) -> None:
     image = podman.inspect("image", IMAGE)
     config = image["Config"]
     assert config["User"] == "10001:10001"
-    assert config["Entrypoint"] == ["open-llm-server"] and config["Cmd"] == ["start"]
+    assert config["Entrypoint"] == ["tini", "--", "open-llm-server"]
+    assert config["Cmd"] == ["start"]
     assert config["StopSignal"] in ("SIGTERM", "15")
     assert "open_llm_server.healthcheck" in str(image["Healthcheck"])
     assert "OPEN_LLM_MODELS=tiny" in config["Env"]

@@ -126,7 +126,12 @@ async def test_foreign_hosts_are_refused_on_every_route() -> None:
     reply = await call(named, "POST", "/chat", CHAT, host=("host", "llm.example"))
     assert reply.status == 200
     anywhere = app_of(host="0.0.0.0")
-    assert (await call(anywhere, "POST", "/chat", CHAT, host=("host", "any.example"))).status == 200
+    for host, status in (("any.example", 403), ("10.1.2.3:5000", 200), ("server:5000", 200)):
+        reply = await call(anywhere, "POST", "/chat", CHAT, host=("host", host))
+        assert reply.status == status
+    keyed = guarded(host="0.0.0.0")
+    reply = await call(keyed, "POST", "/chat", CHAT, [BEARER], host=("host", "any.example"))
+    assert reply.status == 200
 
 
 async def test_other_sites_pages_are_refused() -> None:

@@ -17,8 +17,9 @@ def check(
     origins: tuple[str, ...] = (),
     site: str = "",
     safe: bool = False,
+    has_keys: bool = False,
 ) -> None:
-    guard = HostGuard(bound, allowed_hosts=hosts, allowed_origins=origins)
+    guard = HostGuard(bound, allowed_hosts=hosts, allowed_origins=origins, has_keys=has_keys)
     named = [] if host is None else [host] if isinstance(host, str) else host
     guard.check(named, [] if origin is None else [origin], site=site, safe=safe)
 
@@ -79,13 +80,31 @@ def test_the_list_adds_names() -> None:
         check("other.example", hosts=("llm.example",))
 
 
-def test_a_public_address_answers_to_any_name_unless_there_is_a_list() -> None:
-    check("llm.example", bound="0.0.0.0")
+@pytest.mark.parametrize(
+    "host",
+    [
+        "10.1.2.3:5000",
+        "[fd00::1]:5000",
+        "server",
+        "box.local",
+        "host.docker.internal",
+        "a.localhost",
+    ],
+)
+def test_a_public_address_without_keys_answers_to_names_that_nobody_can_buy(host: str) -> None:
+    check(host, bound="0.0.0.0")
+    with pytest.raises(HostNotAllowed):
+        check(f"{host.partition(':')[0].strip('[')}.example", bound="0.0.0.0")
+
+
+def test_a_public_address_with_keys_answers_to_any_name_unless_there_is_a_list() -> None:
+    check("llm.example", bound="0.0.0.0", has_keys=True)
+    check("llm.example", bound="0.0.0.0", hosts=("*",))
     with pytest.raises(HostNotAllowed):
         check("other.example", bound="0.0.0.0", hosts=("llm.example",))
     # Even there, a header that is no host name is refused.
     with pytest.raises(HostNotAllowed):
-        check("a/b", bound="0.0.0.0")
+        check("a/b", bound="0.0.0.0", has_keys=True)
 
 
 @pytest.mark.parametrize(

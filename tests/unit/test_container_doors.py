@@ -92,6 +92,7 @@ def test_an_address_that_is_none() -> None:
         doors(ServerConfig(host="x.invalid", insecure=True))
 
 
+@pytest.mark.parametrize("has_keys", [False, True])
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0", "10.1.2.3"])
 @pytest.mark.parametrize("allowed", [(), ("models.example",), ("*",)])
 @pytest.mark.parametrize(
@@ -99,15 +100,17 @@ def test_an_address_that_is_none() -> None:
     ["127.0.0.1:5000", "localhost:5000", "10.1.2.3:5000", "models.example", "evil.example"],
 )
 def test_names_are_answered_as_without_a_container(
-    host: str, allowed: tuple[str, ...], called: str
+    host: str, allowed: tuple[str, ...], called: str, has_keys: bool
 ) -> None:
-    server = ServerConfig(host=host, insecure=True, allowed_hosts=allowed)
+    keys = ("secret",) if has_keys else ()
+    server = ServerConfig(host=host, insecure=True, allowed_hosts=allowed, api_key=keys)
     told = [word.partition("=")[2] for word in doors(server).words if "allowed" in word]
-    assert answers("0.0.0.0", told, called) == answers(host, allowed, called)
+    inside = answers("0.0.0.0", told, called, has_keys=has_keys)
+    assert inside == answers(host, allowed, called, has_keys=has_keys)
 
 
-def answers(bound: str, allowed: Any, called: str) -> bool:
-    guard = HostGuard(bound, allowed_hosts=allowed, allowed_origins=())
+def answers(bound: str, allowed: Any, called: str, *, has_keys: bool) -> bool:
+    guard = HostGuard(bound, allowed_hosts=allowed, allowed_origins=(), has_keys=has_keys)
     try:
         guard.check([called], [], site="", safe=True)
     except HostNotAllowed:

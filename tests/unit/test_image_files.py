@@ -87,6 +87,8 @@ def test_an_image_has_a_tag_for_each_family() -> None:
     assert builds.wanted("cuda", "all", ["bloom"]).families == ["bloom"]
     with pytest.raises(SystemExit, match="no family 'blom'; there are "):
         builds.wanted("cpu", "all", ["blom"])
+    with pytest.raises(SystemExit, match="bloom needs torch"):
+        builds.wanted("cpu", "llama-cpp", ["llama", "bloom"])
 
 
 def test_the_words_of_a_build() -> None:
