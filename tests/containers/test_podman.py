@@ -209,5 +209,20 @@ def test_without_the_command(podman: Podman) -> None:
             except httpx.TransportError:
                 time.sleep(0.1)
         assert answer.status_code == 200 and answer.json()["model"] == "tiny"
+        foreign = httpx.get(
+            f"http://127.0.0.1:{port}/v1/models", headers={"Host": "evil.example"}, timeout=HANG_S
+        )
+        assert foreign.status_code == 403, "pages of other sites do not get in by a name"
     finally:
         podman("stop", name)
+
+
+def test_it_hears_signals_from_the_first_moment(podman: Podman) -> None:
+    name = f"open-llm-server-{free_port()}"
+    podman("run", "--detach", "--read-only", "--name", name, IMAGE, "start", "fake")
+    try:
+        podman("kill", "--signal", "TERM", name)
+        code = int(podman("wait", name))
+        assert code in (0, 143)
+    finally:
+        podman("rm", "--force", name)
