@@ -1,15 +1,12 @@
 """Makes a Bento for chosen models: weights first if they shall travel, then BentoML's own build.
 
-Owns the order of the steps, and the process that BentoML builds in. Weights stay where BentoML's
+Owns the order of the steps; `bento_run` runs BentoML. Weights stay where BentoML's
 model store has them: a Bento names them, and only its export copies them.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -19,9 +16,9 @@ from typing import TYPE_CHECKING
 
 from .bento_contents import BentoModel
 from .bento_needs import engines, plugins, requirements
+from .bento_run import check_free, run_bentoml
 from .bento_settings import Settings, settings_of
 from .bento_stage import lay_out
-from .config.child_environment import bare_environment
 from .config.folder import bentoml_home
 from .config.models import ModelSpec
 from .config.resolved import ModelPlan, Resolved
@@ -37,8 +34,6 @@ if TYPE_CHECKING:
 NAME = "open-llm-server"
 _WORD = re.compile(r"[a-z0-9](?:[-._a-z0-9]{0,61}[a-z0-9])?")
 _URL = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+(?:/[\w./~%+-]*)?", re.ASCII)
-_TAG = re.compile(r"^__tag__:(\S+)$", re.MULTILINE)
-_WIDE = 1000  # columns, so that BentoML does not break the line with the tag
 
 
 @dataclass(frozen=True)
@@ -96,7 +91,7 @@ def build(
                 requirements=needed,
                 extra_index_url=extra_index_url,
             )
-            tag = _run_bentoml(Path(stage), version)
+            tag = run_bentoml(Path(stage), name, version)
     except OSError as error:
         raise StartError(
             f"the Bento could not be laid out in {tempfile.gettempdir()}: {error}; make room "
@@ -123,12 +118,8 @@ def _check_words(name: str, version: str | None, extra_index_url: str | None) ->
                 "letter or digit at both ends, and not `latest`",
                 param=flag.lstrip("-"),
             )
-    if version and (bentoml_home() / "bentos" / name / version).exists():
-        raise ConfigurationError(
-            f"there is a Bento {name}:{version} already; take another --tag, or remove it: "
-            f"bentoml delete {name}:{version}",
-            param="tag",
-        )
+    if version:
+        check_free(name, version)
     if extra_index_url is not None and not _URL.fullmatch(extra_index_url):
         raise ConfigurationError(
             "--extra-index-url: want the plain URL of a package index, https://…, without a "
@@ -176,37 +167,3 @@ def _model(plan: ModelPlan, entry: Entry | None) -> BentoModel:
         )
     hub = spec.source and spec.source.kind == "hub"
     return BentoModel(name=spec.name, family=spec.family, source=str(spec.source) if hub else None)
-
-
-def _run_bentoml(stage: Path, version: str | None) -> str:
-    """BentoML's build of `stage`, which loads the service from there, and no model."""
-    command = [sys.executable, "-m", "bentoml", "build", "--output", "tag"]
-    command += ["--version", version] if version else []
-    environment = {
-        **bare_environment(1),
-        "BENTOML_HOME": str(bentoml_home()),
-        "BENTOML_DO_NOT_TRACK": "True",
-        "COLUMNS": str(_WIDE),
-        "NO_COLOR": "1",
-        # This machine may lack the devices that the Bento will have.
-        "OPEN_LLM_DEVICE": "cpu",
-        # Families of other packages are found where they are now.
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if Path(path).is_absolute()),
-    }
-    done = subprocess.run(
-        command,
-        cwd=stage,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    tag = _TAG.search(done.stdout)
-    if done.returncode or not tag:
-        words = done.stderr.strip().splitlines() or ["it said nothing"]
-        raise StartError(
-            f"BentoML could not build it: {words[-1][:500]}; `bentoml list` shows what is in "
-            f"{bentoml_home()}, which must be writable"
-        )
-    return tag[1]

@@ -46,9 +46,7 @@ def _weights(model: BentoModel) -> Path | None:
 try:
     _enter(Path(__file__).resolve().parents[1])
     from .service import svc
-except OpenLLMError as wrong:
-    # In one line. A ValueError, which some of ours are, BentoML would take for a word that is no
-    # tag, and say that instead.
+except OpenLLMError as wrong:  # in one line, as `service` has it
     raise bentoml.exceptions.BentoMLException(wrong.message) from wrong
 
 __all__ = ["svc"]

@@ -6,8 +6,11 @@ Imports click alone until a command runs, so that `--help` is there at once.
 from __future__ import annotations
 
 import json
+import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 
 PROGRAM = "open-llm-server"
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+_NO_OUTPUT = 74  # EX_IOERR of sysexits.h
 
 
 def _start() -> click.Command:
@@ -195,7 +199,8 @@ def _resolve(models: Sequence[str], *, need_models: bool = True) -> Resolved:
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """The console script. Leaves with 0, 1 (cannot start), 2 (wrong words) or 130 (Ctrl-C)."""
+    """The console script. Leaves with 0, 1 (cannot start), 2 (wrong words), 74 (no
+    room for the output) or 130 (Ctrl-C)."""
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         code = cli.main(args=words, prog_name=PROGRAM, standalone_mode=False)
@@ -207,7 +212,25 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except OpenLLMError as error:
         _complain(error.message.removeprefix("flag "))
         sys.exit(getattr(error, "exit_code", 1))
+    except OSError as error:
+        if not _is_of_output(error):
+            raise
+        _forget_output()
+        _complain(f"cannot write the output: {error.strerror or error}; see where it goes to")
+        sys.exit(_NO_OUTPUT)
     sys.exit(code)
+
+
+def _is_of_output(error: OSError) -> bool:
+    """Whether words for people could not be written: those are click's to write."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals.get("__name__") == click.utils.__name__
+
+
+def _forget_output() -> None:
+    """What is still to be written Python would try again at its end, and complain about."""
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _complain(message: str) -> None:

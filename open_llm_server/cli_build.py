@@ -6,6 +6,11 @@ Owns words; `bento_build` does the work, and is imported when it runs.
 from __future__ import annotations
 
 import json
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -69,15 +74,36 @@ def _run(
     from .bento_build import NAME, build
     from .cli_progress import shown
 
-    built = build(
-        _resolve(models),
-        with_weights=with_weights,
-        name=NAME if name is None else name,
-        version=tag,
-        extra_index_url=extra_index_url,
-        show=shown,
-    )
+    with _tidy_end():
+        built = build(
+            _resolve(models),
+            with_weights=with_weights,
+            name=NAME if name is None else name,
+            version=tag,
+            extra_index_url=extra_index_url,
+            show=shown,
+        )
     click.echo(json.dumps(_facts(built), indent=2) if as_json else _words(built))
+
+
+@contextmanager
+def _tidy_end() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the command as Ctrl-C does, so that nothing half done stays."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        for one in before:
+            signal.signal(one, signal.SIG_IGN)
+        sys.exit(128 + number)  # as shells have it
+
+    before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGHUP)}
+    ours = [one for one, handler in before.items() if handler is signal.SIG_DFL]
+    for one in ours:
+        signal.signal(one, leave)
+    try:
+        yield
+    finally:
+        for one in ours:
+            signal.signal(one, signal.SIG_DFL)
 
 
 def _resolve(models: tuple[str, ...]) -> Resolved:

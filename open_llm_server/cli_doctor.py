@@ -6,9 +6,11 @@ Owns words and colours; `doctor` looks.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -29,7 +31,8 @@ def command(summary: str, resolve: Callable[[Sequence[str]], Resolved]) -> click
 
     def run(models: tuple[str, ...], *, as_json: bool, network: bool, **_: Any) -> int:
         case = _case(models, resolve, network=network)
-        return (_tell_json if as_json else _tell)(case)
+        with _leaving():
+            return (_tell_json if as_json else _tell)(case)
 
     return options.FieldCommand(
         "doctor",
@@ -46,6 +49,22 @@ def command(summary: str, resolve: Callable[[Sequence[str]], Resolved]) -> click
         "MODELS, those of the configuration, else the built-in one. Leaves with 1 if something "
         "would stop the start, with 0 if not.",
     )
+
+
+@contextmanager
+def _leaving() -> Iterator[None]:
+    """Who is told to end takes the children and their folders along."""
+    from . import doctor_ask
+
+    def leave(number: int, _: object) -> NoReturn:
+        raise SystemExit(128 + number)  # as shells have it
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        doctor_ask.end_all()
+        signal.signal(signal.SIGTERM, before)
 
 
 def _case(

@@ -24,7 +24,7 @@ from . import (
     doctor_ports,
     doctor_torch,
 )
-from .doctor_finding import Case, Finding
+from .doctor_finding import Case, Finding, way_out_of
 from .errors import OpenLLMError
 
 Check = Callable[[Case], list[Finding]]
@@ -93,5 +93,7 @@ def _run(check: Check, case: Case) -> list[Finding]:
     except OpenLLMError as error:
         return [Finding.of("check", error, "warning")]
     except Exception as error:
+        if isinstance(error, OSError) and (do := way_out_of(error)):
+            return [Finding("warning", "check", f"not looked at: {error.strerror}", do)]
         says = f"this check broke: {type(error).__name__}: {error}"
         return [Finding("warning", "check", says, "please report it with the line above")]

@@ -10,6 +10,8 @@ import os
 import subprocess
 import sys
 import tempfile
+import textwrap
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +19,17 @@ from typing import Any
 
 from .config.machine import usable_cores
 from .doctor_environment import child_environment
+from .doctor_finding import Finding, way_out_of
 from .supervisor_seat import how_it_ended
 
 CHILD = Path(__file__).with_name("doctor_child.py")
 LIMIT_S = 60.0
-WORDS = 300
+WORDS = 120
 """Characters of a child's last words that are passed on."""
+
+_asking: dict[object, subprocess.Popen[bytes] | None] = {}
+"""The calls of `ask` that go on, each with its child."""
+_change = threading.Condition()
 
 
 @dataclass(frozen=True)
@@ -35,30 +42,67 @@ class Answer:
     died_of: str = ""
     """The name of the signal that ended it."""
     hung: bool = False
+    do: str = ""
+    """What helps where no child could be started, so that nothing was looked at."""
 
     @property
     def how(self) -> str:
         """How it ended, as the end of a sentence about what it did."""
         return f"its process {self.fault}" if self.died_of or self.hung else self.fault or ""
 
+    def untried(self, subject: str) -> Finding:
+        """Of what no child could be started for."""
+        return Finding("warning", subject, f"not looked at: {self.fault}", self.do)
+
 
 def ask(look: str, *arguments: str, limit_s: float = LIMIT_S) -> Answer:
     """Takes `look`, one of `doctor_child.LOOKS`, within `limit_s`."""
-    with tempfile.TemporaryDirectory(prefix="open-llm-doctor-") as folder:
+    command = [sys.executable, os.fspath(CHILD), str(os.getpid()), look, *arguments]
+    asking = object()
+    with _change:
+        _asking[asking] = None
+    try:
+        with tempfile.TemporaryDirectory(prefix="open-llm-doctor-") as folder:
+            return _ask(asking, command, folder, limit_s)
+    except OSError as error:
+        fault = f"no process could be started: {error.strerror or error}"
+        return Answer(fault=fault, do=way_out_of(error) or "look at what this user may start")
+    finally:
+        with _change:
+            del _asking[asking]
+            _change.notify_all()
+
+
+def end_all(*, wait_s: float = 5.0) -> None:
+    """Ends all children, and waits until their folders are gone: for who leaves early."""
+
+    def are_gone() -> bool:
+        for process in filter(None, _asking.values()):
+            process.kill()
+        return not _asking
+
+    with _change:
+        _change.wait_for(are_gone, timeout=wait_s)
+
+
+def _ask(asking: object, command: list[str], folder: str, limit_s: float) -> Answer:
+    environment = child_environment(threads=usable_cores(), folder=folder)
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe
+    ) as process:
+        with _change:
+            _asking[asking] = process
+            _change.notify_all()
         try:
-            done = subprocess.run(
-                [sys.executable, os.fspath(CHILD), str(os.getpid()), look, *arguments],
-                env=child_environment(threads=usable_cores(), folder=folder),
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=limit_s,
-            )
+            said, stderr = process.communicate(timeout=limit_s)
         except subprocess.TimeoutExpired as error:
+            process.kill()
             fault = f"was not done after {limit_s:g} s"
             return Answer(facts_of(error.stdout or b""), fault, hung=True)
-        except OSError as error:
-            return Answer(fault=f"could not be started: {error.strerror or error}")
-    return Answer(facts_of(done.stdout), *fault_of(done.returncode, done.stderr))
+    facts = facts_of(said)
+    done = facts.pop("done", False)
+    return Answer(facts, *fault_of(process.returncode, stderr, done=done))
 
 
 def facts_of(said: bytes) -> dict[str, Any]:
@@ -74,12 +118,15 @@ def facts_of(said: bytes) -> dict[str, Any]:
     return facts
 
 
-def fault_of(code: int, stderr: bytes) -> tuple[str | None, str]:
-    """How a child ended, for people, and the signal it died of; `None` if it ended well."""
+def fault_of(code: int, stderr: bytes, *, done: bool) -> tuple[str | None, str]:
+    """How a child ended, for people, and the signal it died of; `None` if it ended well, which is
+    with `done` as its last word: what it imports may end it with 0."""
     if code == 0:
-        return None, ""
+        return (None if done else "its process ended without an answer"), ""
     if code < 0:
         how = how_it_ended(code)
         return f"was ended {how}", how.rpartition(" ")[2]
     lines = stderr.decode("utf-8", "replace").strip().splitlines()
-    return (lines[-1][:WORDS] if lines else f"ended {how_it_ended(code)}, without a word"), ""
+    if not lines:
+        return f"its process ended {how_it_ended(code)}, without a word", ""
+    return textwrap.shorten(lines[-1], WORDS, placeholder=" ..."), ""

@@ -1,7 +1,7 @@
 """Looks that may end the process that takes them: `python doctor_child.py PARENT LOOK ARGUMENTS…`.
 
-Each writes what it finds as lines of JSON objects, as soon as it knows; how the process ends says
-the rest. `doctor_ask` is the other side.
+Each writes what it finds as lines of JSON objects, as soon as it knows, the last of them `done`;
+how the process ends says the rest. `doctor_ask` is the other side.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ SIDE = 64
 
 
 def say(**facts: object) -> None:
-    sys.stdout.write(json.dumps(facts) + "\n")
+    # A library may have begun a line.
+    sys.stdout.write("\n" + json.dumps(facts) + "\n")
     sys.stdout.flush()
 
 
@@ -101,6 +102,7 @@ def main(arguments: list[str]) -> int:
         words = " ".join(str(error).split())
         sys.stderr.write(f"{type(error).__name__}: {words}\n")
         return 1
+    say(done=True)
     return 0
 
 

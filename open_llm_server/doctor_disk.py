@@ -1,12 +1,13 @@
 """The store: where it lies, whether it can be written, how full its disk is, what is wrong in it.
 
-Changes nothing, and reads no weights. `judge_*` and `file_system` are pure.
+Leaves nothing changed, and reads no weights. `judge_*` and `file_system` are pure.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from .doctor_finding import Case, Finding, Level, joined
 from .errors import OpenLLMError, WeightsError
 from .store import catalog, places
 from .store.remove import leftovers
+from .supervisor_store import nearest, try_store
 
 SMALL = 2_000_000_000
 """Bytes of free disk under which hardly a model can be imported."""
@@ -27,7 +29,7 @@ _MEMORY = {"tmpfs", "ramfs"}
 def check(case: Case) -> list[Finding]:
     home = bentoml_home()
     missing = [plan.name for plan in case.plans if plan.missing]
-    there = next(place for place in (home, *home.parents) if place.exists())
+    there = nearest(home)
     try:
         mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -37,7 +39,7 @@ def check(case: Case) -> list[Finding]:
     if there.is_dir():
         usage = shutil.disk_usage(there)
         found.append(judge_room(usage.free, usage.total, missing))
-    if home.is_dir():
+    if there == home and home.is_dir() and os.access(home, os.R_OK | os.X_OK):
         found += _judge_content(home)
     return found
 
@@ -92,12 +94,18 @@ def _judge_place(home: Path, there: Path, missing: Sequence[str]) -> Finding:
     if not there.is_dir():
         says = f"BENTOML_HOME is {home}, and {there} is a file"
         return Finding("warning", "store", says, "set BENTOML_HOME to a folder")
-    if os.access(there, os.W_OK | os.X_OK):
-        new = "" if there == home else ", which is made when something is imported"
-        return Finding("ok", "store", f"{home}{new}")
-    says = f"{home} cannot be written: models start from it, and none can be imported"
     do = "make it writable, or set BENTOML_HOME to a folder that is"
-    return Finding(level, "store", says, do)
+    if there == home and not os.access(home, os.W_OK | os.X_OK):
+        says = f"{home} cannot be written: models start from it, and none can be imported"
+        return Finding(level, "store", says, do)
+    try:
+        try_store(home)
+    except OSError as error:
+        why = error.strerror or str(error)
+        says = f"the folders of {home} cannot be made ({why}): nothing can be imported"
+        return Finding("warning", "store", says, do)
+    new = "" if there == home else ", which is made when something is imported"
+    return Finding("ok", "store", f"{home}{new}")
 
 
 def _judge_content(home: Path) -> list[Finding]:
@@ -123,7 +131,7 @@ def _judge_content(home: Path) -> list[Finding]:
         models = "1 model" if len(entries) == 1 else f"{len(entries)} models"
         says = f"{models}, whole at a glance" if entries else "nothing yet"
         found.append(Finding("ok", "imported", says))
-    return [*found, *_judge_leftovers()]
+    return [*found, *_judge_leftovers(), *_judge_builds(home)]
 
 
 def _judge_leftovers() -> list[Finding]:
@@ -139,4 +147,16 @@ def _judge_leftovers() -> list[Finding]:
     taken = size(sum(one.bytes for one in left))
     says = f"{len(left)} left over from imports that were broken off, {taken}"
     do = "import the same again to go on, or remove them: open-llm-server models prune"
+    return [Finding("note", "leftovers", says, do)]
+
+
+def _judge_builds(home: Path) -> list[Finding]:
+    """What `build` puts together there; BentoML takes it away at the end, if it gets that far."""
+    left = [*(home / "tmp").glob("bentoml_bento_*")]
+    if not left:
+        return []
+    files = (path for folder in left for path in folder.rglob("*"))
+    taken = size(sum(path.lstat().st_size for path in files))
+    says = f"{len(left)} of builds that go on or were broken off, {taken}"
+    do = f"when no build is going on: rm -r {shlex.quote(os.fspath(home))}/tmp/bentoml_bento_*"
     return [Finding("note", "leftovers", says, do)]

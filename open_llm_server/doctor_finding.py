@@ -5,6 +5,7 @@ Words only: looks at nothing. The checks are `doctor_*`; `doctor` runs them.
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -73,6 +74,22 @@ class Case:
     def on(self, engine: str) -> list[ModelPlan]:
         """The models that `engine` computes."""
         return [plan for plan in self.plans if engine_of(plan) == engine]
+
+
+def left_out(subject: str) -> Finding:
+    """What cannot be looked at, for nobody knows what `start` would be given."""
+    return Finding("note", subject, "not looked at until the configuration is right")
+
+
+def way_out_of(error: OSError) -> str:
+    """What helps a check, or a child of it, that could not even begin; empty: not known."""
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return "allow this process more open files: `ulimit -n 4096`, or LimitNOFILE= of systemd"
+    if error.errno in (errno.EAGAIN, errno.ENOMEM):
+        return "end other programs, or allow this user more processes: `ulimit -u`"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "make room for temporary files, or set TMPDIR to a folder that has some"
+    return ""
 
 
 def engine_of(plan: ModelPlan) -> str:

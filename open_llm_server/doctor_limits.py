@@ -48,7 +48,9 @@ def judge_files(hard: int | None) -> Finding:
 
 
 def judge_walls(answer: Answer) -> Finding:
-    why = answer.fault or answer.facts.get("missing")
+    if answer.do:
+        return answer.untried("sandbox")
+    why = answer.how or answer.facts.get("missing")
     if not why:
         says = "a process can be cut off from network and disk, so that pickles can be converted"
         return Finding("ok", "sandbox", says)

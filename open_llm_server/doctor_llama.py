@@ -56,6 +56,8 @@ def judge(
 def _judge_decode(answer: Answer, flags: set[str], users: Sequence[str]) -> Finding:
     if answer.fault is None:
         return Finding("ok", "decode", f"llama.cpp decodes {MODEL[-1]}")
+    if answer.do:
+        return answer.untried("decode")
     level: Level = "problem" if users else "warning"
     says = f"llama.cpp fails at the built-in model: {answer.how}"
     build = rebuild(flags)

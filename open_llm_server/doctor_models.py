@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .cli_figures import size
-from .doctor_finding import Case, Finding
+from .doctor_finding import Case, Finding, left_out
 from .engine.cgroup import free_here
 from .engine.memory import free_memory
 from .errors import OpenLLMError
@@ -26,7 +26,7 @@ SMALL = 1_000_000_000
 
 
 def check(case: Case) -> list[Finding]:
-    found: list[Finding] = []
+    found = [] if case.resolved else [left_out("models")]
     fits: list[Fit] = []
     memory = Memory()
     for plan in case.plans:

@@ -135,6 +135,8 @@ def _judge_imports(answer: Answer) -> Finding:
     if answer.fault is None:
         says = f"BentoML {_installed('bentoml')} and what the server imports with it"
         return Finding("ok", "imports", says)
+    if answer.do:
+        return answer.untried("imports")
     says = f"what the server's processes import fails: {answer.how}"
     do = f"install it again: pip install --force-reinstall {DISTRIBUTION}"
     return Finding("problem", "imports", says, do)

@@ -38,6 +38,8 @@ def judge(
     """`users`: the models that it would compute; `on_gpu`: those of them on a GPU; `gpus`: how
     many the driver has; `visible`: what hides them, as CUDA_VISIBLE_DEVICES."""
     facts = answer.facts
+    if answer.do:
+        return [answer.untried("torch")]
     if answer.fault:
         says = f"torch fails at small products of matrices: {answer.how}"
         if "built" in facts:

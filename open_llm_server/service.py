@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import bentoml.exceptions
 import bentoml.legacy
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.utils import BentoMLDeprecationWarning
@@ -27,7 +28,7 @@ from .config.merge import resolve
 from .config.resolved import VARIABLE, ModelPlan, Resolved
 from .config.schema import ServerConfig
 from .config.vocabulary import CONFIGURATION, MODELS
-from .errors import ConfigurationError
+from .errors import ConfigurationError, OpenLLMError
 from .runner import LLMRunner
 from .supervisor_doors import check_grpc
 from .supervisor_logs import configure_worker_logs
@@ -181,7 +182,14 @@ def _settings(server: ServerConfig, runtime_dir: Path | None) -> ApiSettings:
 
 
 _adapt_bentoml()
-_resolved, _runtime_dir = configured()
+try:
+    _resolved, _runtime_dir = configured()
+except OpenLLMError as wrong:
+    if os.environ.get(VARIABLE):  # the supervisor's own words
+        raise
+    # In one line. A ValueError, which some of ours are, BentoML would take for a word that is no
+    # tag, and say that instead.
+    raise bentoml.exceptions.BentoMLException(wrong.message) from wrong
 if _runtime_dir:
     configure_worker_logs()
 svc = _make_service(_resolved, _runtime_dir)

@@ -36,6 +36,7 @@ from .supervisor_sockets import (
     raise_open_files,
     runtime_folder,
 )
+from .supervisor_store import make_store, try_store
 
 SERVICE = "open_llm_server.service:svc"
 API_GRACE_S = 4.0
@@ -276,17 +277,20 @@ def check_weights(models: Sequence[ModelPlan]) -> None:
 def check_store(models: Sequence[ModelPlan]) -> None:
     """Raises WeightsError where something is to be imported, and cannot be kept or fetched."""
     missing = [plan for plan in models if plan.missing]
-    if missing and not _can_write(bentoml_home()):
+    if not missing:
+        return
+    try:
+        try_store(bentoml_home())
+    except OSError as error:
         raise WeightsError(
             f"{missing[0].name}: its weights are to be imported, and {bentoml_home()} cannot be "
-            "written; name another folder with BENTOML_HOME, or run `open-llm-server import "
-            f"{missing[0].name}` as a user who may write there"
-        )
-    if missing:
-        from .store.importing import refuse_offline
+            f"written ({error.strerror or error}); name another folder with BENTOML_HOME, or run "
+            f"`open-llm-server import {missing[0].name}` as a user who may write there"
+        ) from error
+    from .store.importing import refuse_offline
 
-        for plan in missing:
-            refuse_offline(plan)
+    for plan in missing:
+        refuse_offline(plan)
 
 
 def check_tls(resolved: Resolved) -> None:
@@ -319,18 +323,12 @@ def _common_environment(resolved_file: Path, folder: Path) -> dict[str, str]:
         "BENTOML_DO_NOT_TRACK": "True",
         "PROMETHEUS_MULTIPROC_DIR": os.fspath(metrics),
     }
-    if not _can_write(bentoml_home()):
+    try:
+        make_store(bentoml_home())
+    except OSError:
         # BentoML makes its folders at import; in a read-only container it would fail there.
         environment["BENTOML_HOME"] = os.fspath(folder / "bentoml")
     return environment
-
-
-def _can_write(folder: Path) -> bool:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return False
-    return os.access(folder, os.W_OK)
 
 
 def _hear(stop: _Stop, lifeline: int | None) -> None:

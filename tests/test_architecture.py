@@ -19,7 +19,7 @@ MOST_LINES = 400
 MOST_FUNCTION_LINES = 60
 
 BENTOML = {
-    *("service.py", "bento_service.py", "runnable.py", "runner.py"),
+    *("service.py", "bento_child.py", "bento_service.py", "runnable.py", "runner.py"),
     *("child.py", "child_http.py", "store/"),
 }
 """The only importers of bentoml; `child` hands a process over to BentoML's worker modules."""

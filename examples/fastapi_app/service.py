@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -27,7 +28,9 @@ async def stream(q: str = Query(min_length=1, max_length=4000)) -> StreamingResp
     try:  # a refusal (a full queue, a prompt that is too long) comes before the first piece
         first = await anext(pieces, "")
     except OpenLLMError as error:
-        raise HTTPException(error.status, error.message) from error
+        wait = error.retry_after  # of a full queue; in seconds
+        headers = None if wait is None else {"Retry-After": str(math.ceil(wait))}
+        raise HTTPException(error.status, error.message, headers) from error
     return StreamingResponse(_events(first, pieces), media_type="text/event-stream")
 
 

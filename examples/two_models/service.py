@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
 import bentoml
 
+from open_llm_server.errors import OpenLLMError
 from open_llm_server.tiny import get_runner
 
 # In earnest: `from open_llm_server import minilm` and minilm.get_runner(), llama.get_runner("…").
@@ -23,14 +25,15 @@ NEAR = 0.9
 """From which likeness on a known answer is given. The built-in model thinks all texts alike; for
 `minilm` 0.6 is a good start."""
 PRIVATE = {
-    "<e-mail>": re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+"),
-    "<phone>": re.compile(r"(?<!\w)\+?\d(?:[ /-]?\d){6,14}(?!\w)"),
+    "<e-mail>": re.compile(r'(?:"[^"\n]{1,64}"|[^\s@<>"(),:;]{1,64})@[\w-]+(?:\.[\w-]+)+'),
+    "<phone>": re.compile(r"(?<!\w)\+?\(?\d(?:[ ./()-]{0,3}\d){6,}(?!\w)"),
 }
+"""The usual spellings; what is spelled otherwise stays, and any long number counts as a phone's."""
 _vectors: list[tuple[float, ...]] = []
 
 
 def redact(text: str) -> str:
-    """`text` without e-mail addresses and phone numbers."""
+    """`text` without what looks like an e-mail address or a phone number."""
     for name, pattern in PRIVATE.items():
         text = pattern.sub(name, text)
     return text
@@ -47,8 +50,17 @@ async def nearest(text: str) -> tuple[str, float]:
 
 
 @svc.api(input=bentoml.io.Text(), output=bentoml.io.JSON())
-async def ask(text: str) -> dict[str, Any]:
-    question = redact(text)
+async def ask(text: str, ctx: bentoml.Context) -> dict[str, Any]:
+    try:
+        return await reply(redact(text))
+    except OpenLLMError as error:  # an empty question, one that is too long, a full queue
+        ctx.response.status_code = error.status
+        if error.retry_after is not None:
+            ctx.response.headers["Retry-After"] = str(math.ceil(error.retry_after))
+        return {"error": error.message}
+
+
+async def reply(question: str) -> dict[str, Any]:
     known, likeness = await nearest(question)
     if likeness >= NEAR:
         return {"question": question, "answer": known, "by": "search"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import tarfile
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from bentos import served, shell, text_files
+from bentos import served, shell, text_files, until
 from running import HANG_S
 from shells import Person
 
@@ -160,6 +161,22 @@ def test_weights_of_a_hub_stay_there_unless_told(tmp_path: Path) -> None:
     needed = (Path(said["folder"]) / "env/python/requirements.txt").read_text()
     assert "transformers" in needed
     assert "llama-cpp" not in needed
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    person = Person(tmp_path, {"TMPDIR": str(scratch)})
+    with person.begin("open-llm-server build tiny --tag v1") as process:
+        try:
+            until(lambda: bool([*person.home.glob("tmp/*")]) or process.poll() is not None)
+            process.send_signal(number)
+            said = process.communicate(timeout=HANG_S)
+        finally:
+            process.kill()
+    assert process.returncode == 128 + number, said
+    assert not [*scratch.iterdir(), *person.home.glob("tmp/*"), *person.home.glob("bentos/*/*")]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import shlex
 import shutil
 import sys
@@ -79,11 +80,41 @@ def test_two_models(person: Callable[[str], Person]) -> None:
         asked = [curl(line, url).json() for line in lines_of("two_models")[1:]]
         call = "curl localhost:3000/ask -H 'Content-Type: text/plain' -d 'Call +49 30 1234567!'"
         phoned = curl(call, url).json()
+        empty, long = (httpx.post(f"{url}/ask", content=text) for text in ("", "word " * 5000))
     assert [answer["by"] for answer in asked] == ["search", "writer"]
     assert "thirty days" in asked[0]["answer"]
     assert asked[0]["question"].endswith("Write to <e-mail>.")
     assert asked[1]["answer"]
     assert phoned["question"] == "Call <phone>!"
+    assert (empty.status_code, long.status_code) == (400, 400)
+    assert "shorten" in long.json()["error"]
+    assert empty.json()["error"]
+
+
+@pytest.fixture(scope="module")
+def redact() -> Callable[[str], str]:
+    service: dict[str, Any] = runpy.run_path(str(EXAMPLES / "two_models" / "service.py"))
+    found: Callable[[str], str] = service["redact"]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("555.123.4567", "<phone>"),
+        ("(555) 123-4567", "<phone>"),
+        ("+49 (0)30 1234567.", "<phone>."),
+        ("+1 (555) 123-4567", "<phone>"),
+        ("1234 5678 9012 3456", "<phone>"),
+        ('"a b"@x.org', "<e-mail>"),
+        ("<o'neil+x@a.b.org>", "<<e-mail>>"),
+        ("12 pairs, at 9.30 on 1.2.", "12 pairs, at 9.30 on 1.2."),
+    ],
+)
+def test_what_two_models_take_for_private(
+    redact: Callable[[str], str], text: str, left: str
+) -> None:
+    assert redact(text) == left
 
 
 def events(response: httpx.Response) -> Iterator[Any]:
@@ -111,6 +142,20 @@ def test_fastapi_app(person: Callable[[str], Person]) -> None:
         assert "shorten" in refused.json()["detail"]
 
 
+def test_fastapi_app_says_when_to_come_back(person: Callable[[str], Person]) -> None:
+    slow = {"MODEL": "slow=fake", "OPEN_LLM_SLOW_STEP_S": "0.02"}
+    one = {"OPEN_LLM_SLOW_REPLY_TOKENS": "1000", "OPEN_LLM_SLOW_SLOTS": "1"}
+    none = {"OPEN_LLM_SLOW_QUEUE_SIZE": "0"}
+    with running("fastapi_app", person("fastapi_app"), **slow, **one, **none) as url:
+        address = f"{url}/app/stream?q=count"
+        with httpx.stream("GET", address, timeout=HANG_S) as response:
+            written = events(response)
+            assert next(written)["text"]
+            refused = httpx.get(address, timeout=HANG_S)
+        assert refused.status_code == 429
+        assert int(refused.headers["retry-after"]) >= 1
+
+
 def test_own_family(person: Callable[[str], Person], tmp_path: Path) -> None:
     """Installed beside the server, into a folder of its own; nothing comes from an index."""
     install, models, options, start, ask = lines_of("own_family")
@@ -127,6 +172,7 @@ def test_own_family(person: Callable[[str], Person], tmp_path: Path) -> None:
         assert answers.pop().endswith(".")
         greedy = chat(url, prompt="The wind", temperature=0)
         assert greedy == chat(url, prompt="The wind", temperature=0)
+        assert greedy == chat(url, prompt="The wind", temperature=0.001, seed=7)
     script = "from olm_markov import get_runner; print(get_runner(order=2).plan.config['order'])"
     assert shell(f'{sys.executable} -c "{script}"', tmp_path, someone.environment) == "2\n"
     built = json.loads(shell("open-llm-server build markov --json", tmp_path, someone.environment))

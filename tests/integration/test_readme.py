@@ -42,6 +42,9 @@ IMPORTS = [line for line in LINES if line.startswith("open-llm-server import ")]
 FITS = [line for line in LINES if line.startswith("open-llm-server fit ")]
 QUERIES = [line for line in LINES if "open-llm-server query" in line]
 TALK = "open-llm-server chat"
+DOCTOR = "open-llm-server doctor"
+CONTAINED = [line for line in LINES if "run-container" in line or line.startswith("podman ")]
+"""tests/containers does these."""
 CONFIGS = [line for line in LINES if "open-llm-server config" in line]
 PYTHON = {text.split()[1]: text for language, text in BLOCKS if language == "python"}
 TINY = ROOT / "models" / "tiny" / "tiny-q8_0.gguf"
@@ -101,14 +104,15 @@ def folder(tmp_path: Path, downloads: Path) -> Path:
 
 
 def test_every_command_of_the_readme_is_known_here() -> None:
-    known = [*CURLS, *STARTS, *CONFIGS, *PERPLEXITIES, *IMPORTS, *FITS, *QUERIES, TALK]
+    known = [*CURLS, *STARTS, *CONFIGS, *PERPLEXITIES, *IMPORTS, *FITS, *QUERIES, *CONTAINED]
+    known += [TALK, DOCTOR]
     # These two are how this very test was started, or would start all over again.
     rest = [line for line in LINES if line not in known and not line.startswith("make ")]
     assert rest == []
     targets = {line.split()[1] for line in LINES if line.startswith("make ")}
     makefile = (ROOT / "Makefile").read_text()
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
-    assert IMPORTS and FITS and len(QUERIES) == 2 and TALK in LINES
+    assert IMPORTS and FITS and len(QUERIES) == 2 and {TALK, DOCTOR} <= {*LINES} and CONTAINED
     assert len(CURLS) >= 8 and len(STARTS) >= 9 and len(CONFIGS) == 1 and len(PERPLEXITIES) == 3
     assert set(PYTHON) == {"openai", "open_llm_client", "open_llm_server", "bentoml"}
 
@@ -159,8 +163,8 @@ def test_the_perplexity_lines(line: str, folder: Path, environment: dict[str, st
 
 
 @pytest.mark.weights
-def test_the_import_and_fit_lines(folder: Path, environment: dict[str, str]) -> None:
-    for line in [*IMPORTS, *FITS]:
+def test_the_import_fit_and_doctor_lines(folder: Path, environment: dict[str, str]) -> None:
+    for line in [*IMPORTS, *FITS, f"{DOCTOR} --port 0"]:
         done = subprocess.run(
             shlex.split(line), cwd=folder, env=environment, capture_output=True, text=True
         )

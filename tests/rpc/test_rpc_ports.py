@@ -163,7 +163,7 @@ def test_bentoml_serve_has_no_main_port_for_grpc() -> None:
     )
     assert run.returncode
     last = run.stderr.decode().splitlines()[-1]
-    assert "ConfigurationError" in last
+    assert "BentoMLException" in last
     assert "OPEN_LLM_GRPC_PORT" in last
 
 

@@ -6,6 +6,7 @@ import math
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 
 from open_llm_server.engine.base import Batch, Draw, Limits, Outcome, Row, Score
 from open_llm_server.errors import NotSupported
@@ -79,7 +80,7 @@ class MarkovEngine:
         if row.draw is None:
             return Outcome(row.slot, targets=targets)
         likely = self._likely(held)
-        token = _choose(likely, row.draw, len(held))
+        token = _choose(likely, row.draw, held)
         wanted = row.draw.logprobs
         score = None if wanted is None else _score(likely, token, wanted)
         return Outcome(row.slot, token=token, score=score, targets=targets)
@@ -92,14 +93,29 @@ class MarkovEngine:
         return Counter({END: 1})
 
 
-def _choose(likely: Counter[int], draw: Draw, place: int) -> int:
-    """By temperature, top_k and seed; the same at the same place of the same answer."""
-    kept = likely.most_common(draw.top_k or None)
+def _choose(likely: Counter[int], draw: Draw, held: Sequence[int]) -> int:
+    """Penalties, top_k, top_p, min_p, temperature, and the draw, in this order; the same at the
+    same place of the same answer. Bytes that never follow here stay out, whatever is asked."""
+    seen, chosen = set(held), Counter(held[len(draw.prompt) :])
+    logits = {token: math.log(count / likely.total()) for token, count in likely.items()}
+    for token in logits.keys() & seen:
+        logits[token] *= draw.repetition_penalty  # none is positive
+        if token in chosen:
+            logits[token] -= chosen[token] * draw.frequency_penalty + draw.presence_penalty
+    kept = sorted(logits, key=lambda token: -logits[token])[: draw.top_k or None]
     if draw.temperature == 0:
-        return kept[0][0]
-    weights = [count ** (1 / draw.temperature) for _, count in kept]
-    drawn = random.Random(draw.seed * 1_000_003 + place)
-    return drawn.choices([token for token, _ in kept], weights)[0]
+        return kept[0]
+    below = [logits[token] - logits[kept[0]] for token in kept]
+    masses = [math.exp(logit) for logit in below]
+    above = accumulate(masses, initial=0.0)
+    share = draw.top_p * sum(masses)
+    left = sum(
+        before < share and mass >= draw.min_p for before, mass in zip(above, masses, strict=False)
+    )
+    left = max(left, 1)
+    weights = [math.exp(logit / draw.temperature) for logit in below[:left]]
+    drawn = random.Random(draw.seed * 1_000_003 + len(held))
+    return drawn.choices(kept[:left], weights)[0]
 
 
 def _score(likely: Counter[int], token: int, top: int) -> Score:
