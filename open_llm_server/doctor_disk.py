@@ -5,6 +5,7 @@ Leaves nothing changed, and reads no weights. `judge_*` and `file_system` are pu
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shlex
@@ -101,6 +102,8 @@ def _judge_place(home: Path, there: Path, missing: Sequence[str]) -> Finding:
     try:
         try_store(home)
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise  # that says nothing of the store
         why = error.strerror or str(error)
         says = f"the folders of {home} cannot be made ({why}): nothing can be imported"
         return Finding("warning", "store", says, do)
@@ -156,7 +159,10 @@ def _judge_builds(home: Path) -> list[Finding]:
     if not left:
         return []
     files = (path for folder in left for path in folder.rglob("*"))
-    taken = size(sum(path.lstat().st_size for path in files))
+    try:
+        taken = size(sum(path.lstat().st_size for path in files))
+    except OSError:
+        return []  # of a build that goes on
     says = f"{len(left)} of builds that go on or were broken off, {taken}"
     do = f"when no build is going on: rm -r {shlex.quote(os.fspath(home))}/tmp/bentoml_bento_*"
     return [Finding("note", "leftovers", says, do)]

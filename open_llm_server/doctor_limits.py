@@ -16,6 +16,8 @@ from .doctor_finding import Case, Finding
 from .supervisor_sockets import listen_unix, runtime_folder
 
 FEW_FILES = 4096
+FEWEST_FILES = 32
+"""With fewer not even the built-in model's processes begin."""
 _FIXED_FILES = 64
 """What a server holds open without any answer, about."""
 SMALL = 100_000_000
@@ -40,7 +42,7 @@ def judge_files(hard: int | None) -> Finding:
         return Finding("ok", "open files", "no limit" if hard is None else f"up to {hard}")
     answers = max(0, (hard - _FIXED_FILES) // 2)
     return Finding(
-        "warning",
+        "warning" if hard >= FEWEST_FILES else "problem",
         "open files",
         f"at most {hard}, which is about {answers} answers at the same time",
         "raise the hard limit (`ulimit -Hn`, LimitNOFILE= of systemd, --ulimit nofile= of docker)",

@@ -6,8 +6,10 @@ import json
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -166,6 +168,41 @@ def test_models_that_are_named_nowhere_or_wrongly(
     wrong = called()
     assert wrong.return_value == 1
     assert "OPEN_LLM_PRT" in wrong.output
+
+
+@pytest.mark.parametrize("words", ["doctor tiny --port 0", "doctor --json --port 0", "models list"])
+def test_an_output_that_takes_nothing(words: str, person: Person) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            ["open-llm-server", *words.split()],
+            env=person.environment,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=HANG_S,
+        )
+    assert done.returncode == 74
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: cannot write the output: No space left on device; ")
+
+
+def test_who_is_told_to_end_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "llama_cpp.py").write_text("import time; time.sleep(60)")
+    (tmp_path / "made").mkdir()
+    environment = {"PYTHONPATH": str(tmp_path), "TMPDIR": str(tmp_path / "made")}
+    with Person(tmp_path, environment).begin("open-llm-server doctor tiny --port 0") as process:
+        try:
+            deadline = time.monotonic() + HANG_S
+            while not [*(tmp_path / "made").glob("open-llm-doctor-*")]:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            process.terminate()
+            _, said = process.communicate(timeout=HANG_S)
+        finally:
+            process.kill()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert said == ""
+    assert [*(tmp_path / "made").iterdir()] == []
 
 
 NETWORK = """

@@ -111,6 +111,12 @@ TRIALS = {
         "ImportError: no library",
         **with_llama("raise ImportError('no library')"),
     ),
+    "llama.cpp that ends the process": Trial(
+        "tiny --port 0",
+        "llama.cpp",
+        "its process ended without an answer",
+        **with_llama("import os\nos._exit(0)"),
+    ),
     "llama.cpp for another processor": Trial(
         "tiny --port 0",
         "llama.cpp",
@@ -175,6 +181,21 @@ def test_what_comes_up_has_no_problem(line: str, trick: dict[str, Any], tmp_path
     assert answer["starts"]
     assert problems(answer) == []
     person.starts(f"open-llm-server start {line}")
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("home", ["/proc/nothing", "odd"])
+def test_a_server_needs_no_store(home: str, tmp_path: Path) -> None:
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "envs").touch()
+    person = Person(tmp_path, {"BENTOML_HOME": str(tmp_path / home)})
+    (store,) = (
+        one
+        for one in told(person, "tiny --port 0", code=0)["findings"]
+        if (one["group"], one["subject"]) == ("Store", "store")
+    )
+    assert store["level"] == "warning"
+    person.starts("open-llm-server start tiny")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import resource
+import tempfile
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
-from open_llm_server import doctor
+from open_llm_server import doctor, doctor_llama, doctor_models, doctor_ports, doctor_torch
 from open_llm_server.config.merge import resolve
 from open_llm_server.doctor import examine, stops, summary
-from open_llm_server.doctor_ask import ask, facts_of, fault_of
+from open_llm_server.doctor_ask import ask, end_all, facts_of, fault_of
 from open_llm_server.doctor_environment import check, child_environment, variables
 from open_llm_server.doctor_finding import Case, Finding, Level, joined
+from open_llm_server.doctor_limits import judge_walls
 from open_llm_server.errors import ConfigurationError, OpenLLMError, StartError
 
 
@@ -98,6 +106,14 @@ def test_every_refused_configuration_has_a_way_out() -> None:
         assert do in finding.do
 
 
+def test_what_a_refused_configuration_leaves_out() -> None:
+    case = Case(fault=ConfigurationError("a is wrong"))
+    for found in (doctor_ports.check(case), doctor_models.check(case)[1:]):
+        assert [(one.level, one.says) for one in found] == [
+            ("note", "not looked at until the configuration is right")
+        ]
+
+
 def test_names_in_a_sentence() -> None:
     assert [joined([]), joined(["a"]), joined(["a", "b"]), joined(["a", "b", "c"])] == [
         "",
@@ -163,16 +179,22 @@ def test_what_children_say(said: bytes, facts: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     ("code", "stderr", "fault"),
     [
-        (0, b"a warning", (None, "")),
+        (0, b"a warning", ("its process ended without an answer", "")),
         (-4, b"", ("was ended by signal SIGILL", "SIGILL")),
         (-9, b"x", ("was ended by signal SIGKILL", "SIGKILL")),
         (-64, b"", ("was ended by signal SIGRTMAX", "SIGRTMAX")),
         (1, b"a warning\nImportError: no x\n", ("ImportError: no x", "")),
-        (3, b"", ("ended with exit code 3, without a word", "")),
+        (3, b"", ("its process ended with exit code 3, without a word", "")),
+        (1, b"E: " + b"word " * 100, ("E:" + " word" * 22 + " ...", "")),
     ],
 )
 def test_how_children_end(code: int, stderr: bytes, fault: tuple[str | None, str]) -> None:
-    assert fault_of(code, stderr) == fault
+    assert fault_of(code, stderr, done=False) == fault
+
+
+def test_a_child_that_ends_well_has_said_so() -> None:
+    assert fault_of(0, b"a warning", done=True) == (None, "")
+    assert fault_of(-11, b"", done=True) == ("was ended by signal SIGSEGV", "SIGSEGV")
 
 
 @pytest.mark.parametrize(
@@ -183,6 +205,8 @@ def test_how_children_end(code: int, stderr: bytes, fault: tuple[str | None, str
         ("import os; os.kill(os.getpid(), 4)", "was ended by signal SIGILL", "SIGILL", False),
         ("import time; time.sleep(60)", "was not done after 1.5 s", "", True),
         ("import sys; sys.exit('left')", "SystemExit: left", "", False),
+        ("import os; os._exit(0)", "its process ended without an answer", "", False),
+        ("import os; os.write(1, b'half a line')", None, "", False),
     ],
 )
 def test_children(
@@ -197,6 +221,49 @@ def test_children(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     answer = ask("imports", "odd_module", limit_s=1.5 if hung else 60)
     assert (answer.fault, answer.died_of, answer.hung) == (fault, died_of, hung)
+
+
+def test_children_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ExitStack() as held:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+            with suppress(OSError):
+                while True:
+                    held.enter_context(Path(os.devnull).open())
+            answer = ask("imports", "json")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert "Too many open files" in (answer.fault or "")
+    assert "ulimit -n" in answer.do
+    judged = [
+        *doctor_llama.judge(answer, {"avx2"}, {}, ["tiny"], []),
+        *doctor_torch.judge(answer, ["t5"], [], 0, None),
+        judge_walls(answer),
+    ]
+    assert {(one.level, one.do) for one in judged} == {("warning", answer.do)}
+
+
+def test_a_check_that_has_no_files_left_needs_no_report() -> None:
+    def breaks(_: Case) -> list[Finding]:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    ((_, (finding,)),) = examine(Case(), {"breaks": breaks})
+    assert "ulimit -n" in finding.do
+    assert "report" not in finding.do
+
+
+def test_children_end_with_who_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "slow_module.py").write_text("print(flush=True)\nimport time; time.sleep(60)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(ask, "imports", "slow_module")
+        while not answer.done() and not [*tmp_path.glob("open-llm-doctor-*")]:
+            time.sleep(0.01)
+        end_all(wait_s=60)
+        assert not [*tmp_path.glob("open-llm-doctor-*")]
+        assert answer.result(60).died_of == "SIGKILL"
 
 
 def test_the_folder_that_one_is_in_is_not_imported_from(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -21,6 +23,7 @@ from open_llm_server.doctor_limits import judge_files, judge_walls
 from open_llm_server.doctor_models import judge_memory
 from open_llm_server.doctor_network import judge_silence, silence
 from open_llm_server.doctor_ports import inodes, shown_command
+from open_llm_server.supervisor_store import make_store, try_store
 
 MOUNTS = r"""22 27 0:21 / /proc rw,relatime - proc proc rw
 27 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
@@ -115,6 +118,70 @@ def test_a_store_that_is_not_there_is_not_made(
     assert said_of_store()["store"][0] == "warning"
 
 
+@pytest.mark.parametrize("odd", ["bentos", "models", "envs", "tmp"])
+def test_a_store_that_cannot_be_made(
+    odd: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENTOML_HOME", str(tmp_path))
+    (tmp_path / odd).touch()
+    store, *_ = (one for one in doctor_disk.check(Case()) if one.subject == "store")
+    assert store.level == "warning"
+    assert f"{tmp_path / odd} is not a folder" in store.says
+    assert [path.name for path in tmp_path.iterdir()] == [odd]
+    with pytest.raises(OSError, match=odd):
+        make_store(tmp_path)
+
+
+def test_a_store_where_nothing_can_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENTOML_HOME", "/proc/nothing")
+    assert said_of_store()["store"][0] == "warning"
+
+
+def test_a_store_is_made(tmp_path: Path) -> None:
+    home = tmp_path / "a" / "home"
+    try_store(home)
+    assert not (tmp_path / "a").exists()
+    make_store(home)
+    assert sorted(path.name for path in home.iterdir()) == ["bentos", "envs", "models", "tmp"]
+    make_store(home)
+    try_store(home)
+
+
+OTHER_USER = """
+import os, sys
+from open_llm_server import doctor_disk
+from open_llm_server.doctor_finding import Case
+doctor_disk.check(Case())  # imports all that it needs
+os.setresuid(65534, 65534, 65534)
+os.environ["BENTOML_HOME"] = sys.argv[1]
+print([one.level for one in doctor_disk.check(Case()) if one.subject == "store"][0])
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
+def test_a_store_behind_a_closed_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "own"))
+    (tmp_path / "closed" / "home").mkdir(parents=True)
+    (tmp_path / "closed").chmod(0o700)
+    done = subprocess.run(
+        [sys.executable, "-c", OTHER_USER, str(tmp_path / "closed" / "home")],
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == ["warning"], done.stderr
+
+
+def test_what_broken_builds_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENTOML_HOME", str(tmp_path))
+    left = tmp_path / "tmp" / "bentoml_bento_llm1a2b"
+    left.mkdir(parents=True)
+    (left / "weights").write_bytes(bytes(5000))
+    (finding,) = (one for one in doctor_disk.check(Case()) if one.subject == "leftovers")
+    assert finding.level == "note"
+    assert "builds" in finding.says
+    assert finding.do.endswith(f"rm -r {tmp_path}/tmp/bentoml_bento_*")
+
+
 @pytest.fixture
 def taken() -> Iterator[int]:
     with closing(socket.create_server(("127.0.0.1", 0))) as listening:
@@ -135,8 +202,10 @@ def test_ports(taken: int) -> None:
     grpc, http = doctor_ports.ports(ServerConfig(port=0, grpc_port=taken))
     assert grpc.level == "problem"
     assert "--grpc-port" in grpc.do
-    (http,) = doctor_ports.ports(ServerConfig(host="192.0.2.1", insecure=True))
+    # Somebody listens at that port, at an address that this machine has.
+    (http,) = doctor_ports.ports(ServerConfig(host="192.0.2.1", insecure=True, port=taken))
     assert http.level == "problem"
+    assert http.says.endswith("no address 192.0.2.1")
     assert "--host" in http.do
 
 
@@ -149,10 +218,29 @@ TABLE = """  sl  local_address rem_address   st ...
 
 
 def test_who_listens() -> None:
-    assert inodes(TABLE, 5000) == {"4711"}
-    assert inodes(TABLE, 5001) == {"4713"}
-    assert inodes(TABLE, 5002) == set()
-    assert inodes("", 5000) == set()
+    assert inodes(TABLE, 5000, "127.0.0.1") == {"4711"}
+    assert inodes(TABLE, 5000, "0.0.0.0") == {"4711"}
+    assert inodes(TABLE, 5000, "127.0.0.2") == set()
+    assert inodes(TABLE, 5000, "::1") == set()
+    assert inodes(TABLE, 5001, "127.0.0.1") == {"4713"}
+    assert inodes(TABLE, 5002, "127.0.0.1") == set()
+    assert inodes("", 5000, "127.0.0.1") == set()
+
+
+@pytest.mark.parametrize(
+    ("listening", "wanted", "collides"),
+    [
+        ("00000000000000000000000000000000", "127.0.0.1", True),
+        ("00000000000000000000000000000000", "fe80::1%eth0", True),
+        ("00000000000000000000000001000000", "::1", True),
+        ("00000000000000000000000001000000", "127.0.0.1", False),
+        ("0000000000000000FFFF00000100007F", "127.0.0.1", True),
+        ("0000000000000000FFFF00000100007F", "127.0.0.2", False),
+    ],
+)
+def test_who_listens_by_version_6(listening: str, wanted: str, collides: bool) -> None:
+    row = f"head\n 0: {listening}:1388 0:0 0A 0:0 0:0 0 0 0 4711 1"
+    assert bool(inodes(row, 5000, wanted)) == collides
 
 
 @pytest.mark.parametrize(
@@ -171,7 +259,8 @@ def test_command_lines_show_no_values_of_options(line: str, shown: str | None) -
 
 
 @pytest.mark.parametrize(
-    ("hard", "level"), [(None, "ok"), (1_048_576, "ok"), (4096, "ok"), (1024, "warning")]
+    ("hard", "level"),
+    [(None, "ok"), (1_048_576, "ok"), (4096, "ok"), (1024, "warning"), (24, "problem")],
 )
 def test_open_files(hard: int | None, level: str) -> None:
     assert judge_files(hard).level == level
