@@ -63,7 +63,12 @@ def ask(look: str, *arguments: str, limit_s: float = LIMIT_S) -> Answer:
         _asking[asking] = None
     try:
         with tempfile.TemporaryDirectory(prefix="open-llm-doctor-") as folder:
-            return _ask(asking, command, folder, limit_s)
+            try:
+                return _ask(asking, command, folder, limit_s)
+            except OSError:
+                # The usual way takes an open file, and there may be none left.
+                Path(folder).rmdir()
+                raise
     except OSError as error:
         fault = f"no process could be started: {error.strerror or error}"
         return Answer(fault=fault, do=way_out_of(error) or "look at what this user may start")

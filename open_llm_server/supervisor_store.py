@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 FOLDERS = ("", "bentos", "models", "envs", "tmp")
@@ -32,8 +33,13 @@ def try_store(home: Path) -> None:
         if os.path.lexists(home / name) and not (home / name).is_dir():
             raise NotADirectoryError(errno.ENOTDIR, f"{home / name} is not a folder")
     # Not in their own places: a server that starts at the same time may count on what it finds.
-    with tempfile.TemporaryDirectory(prefix=".open-llm-doctor-", dir=nearest(home)) as folder:
-        make_store(Path(folder) / "home")
+    folder = Path(tempfile.mkdtemp(prefix=".open-llm-doctor-", dir=nearest(home)))
+    try:
+        make_store(folder)
+    finally:
+        for name in reversed(FOLDERS):
+            with suppress(OSError):
+                (folder / name).rmdir()
 
 
 def nearest(path: Path) -> Path:

@@ -223,7 +223,8 @@ def test_children(
     assert (answer.fault, answer.died_of, answer.hung) == (fault, died_of, hung)
 
 
-def test_children_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_children_that_cannot_be_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with ExitStack() as held:
         try:
@@ -234,6 +235,7 @@ def test_children_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> Non
             answer = ask("imports", "json")
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert [*tmp_path.iterdir()] == []
     assert "Too many open files" in (answer.fault or "")
     assert "ulimit -n" in answer.do
     judged = [
