@@ -128,7 +128,7 @@ def test_secrets_stand_in_no_argument(engines: Engines) -> None:
     engines.add("docker")
     Path("a.pem").touch()
     words = (
-        *("tiny", "--target-device=cpu", "--api-key=sk-one", "--api-key", "sk-two,3"),
+        *("tiny,flan-t5", "--target-device=cpu", "--api-key=sk-one", "--api-key", "sk-two,3"),
         *("--tls-cert=a.pem", "--tls-key=a.pem", "--tls-key-password=sk- $(id)"),
     )
     environ = {"HF_TOKEN": "hf_secret", "OPEN_LLM_TINY_TOP_K": "5", "HTTPS_PROXY": "http://u:pw@p"}
@@ -157,6 +157,9 @@ def test_a_token_that_is_only_in_its_file(engines: Engines, clean: Path) -> None
     (clean / "hub/hub").mkdir(parents=True)
     (clean / "hub/token").write_text("hf_stored")
     assert "--env=HF_TOKEN" not in ran(engines, "tiny", "--target-device=cpu").argv
+    # Whoever fetches nothing needs none, wherever it is.
+    named = ran(engines, "tiny", "--target-device=cpu", HF_TOKEN="hf_named")
+    assert "--env=HF_TOKEN" not in named.argv
     call = ran(engines, "flan-t5", "--target-device=cpu")
     assert "--env=HF_TOKEN" in call.argv
     assert call.environ["HF_TOKEN"] == "hf_stored"
