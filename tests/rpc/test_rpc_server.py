@@ -243,8 +243,9 @@ def test_an_open_stream_ends_whole_and_new_calls_hear_of_the_drain(server: Start
 
 
 def error_code(error: Any) -> str:
-    """The code; a connection that was closed by the server's end has none."""
-    assert error.code() == grpc.StatusCode.UNAVAILABLE
+    """The code; a connection that was closed by the server's end has none, nor has a call that
+    came in that very moment, which grpc itself cancels."""
+    assert error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
     details = dict(error.trailing_metadata() or ())
     return "draining" if b"DRAINING" in details.get("grpc-status-details-bin", b"") else ""
 
