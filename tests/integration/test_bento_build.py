@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +164,16 @@ def test_weights_of_a_hub_stay_there_unless_told(tmp_path: Path) -> None:
     assert "llama-cpp" not in needed
 
 
+@pytest.fixture
+def hears_hangups() -> Iterator[None]:
+    """As programs do that nohup did not start."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.usefixtures("hears_hangups")
 def test_a_signal_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()

@@ -198,7 +198,8 @@ def test_the_way_to_a_hub(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (here / "token").write_text("hf_abc\n")
     assert hub_variables({}, fetches=True) == (("HF_TOKEN",), {"HF_TOKEN": "hf_abc"})
     assert hub_variables({}, fetches=False) == ((), {})
-    assert hub_variables({"HF_TOKEN": "hf_x"}, fetches=False) == (("HF_TOKEN",), {})
+    assert hub_variables({"HF_TOKEN": "hf_x"}, fetches=True) == (("HF_TOKEN",), {})
+    assert hub_variables({"HF_TOKEN": "hf_x"}, fetches=False) == ((), {})
 
 
 @pytest.mark.parametrize(("text", "labelled"), [("1", True), ("0\n", False), (None, False)])
