@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
 import socket
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+from programs import script
 from running import HANG_S
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,20 +85,10 @@ def _check_image(podman: Podman) -> None:
         labels = podman.inspect("image", IMAGE)["Labels"] or {}
     except subprocess.CalledProcessError:
         raise NoPodman(f"there is no image {IMAGE}; .ci/images builds it") from None
-    builds = _build_script()
+    builds = script("build_images")
     if labels.get(builds.SOURCES_LABEL) != builds.sources_hash():
         raise NoPodman(f"{IMAGE} was built from other sources; .ci/images builds it anew")
 
 
 def _try(podman: Podman) -> None:
     podman("run", "--rm", "--read-only", IMAGE, "--version")
-
-
-def _build_script() -> ModuleType:
-    path = ROOT / "scripts" / "build_images.py"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    return module

@@ -6,7 +6,6 @@ environment of the tests.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -16,7 +15,6 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import Distribution, PathDistribution, distribution
 from pathlib import Path
-from types import ModuleType
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -86,17 +84,6 @@ class Environment:
         info = self.site / f"{name.replace('-', '_')}-{version}.dist-info"
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-
-
-@cache
-def script(name: str) -> ModuleType:
-    """A module of `scripts/`, which is no package."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look there for the names of their types
-    spec.loader.exec_module(module)
-    return module
 
 
 @cache

@@ -17,6 +17,7 @@ from pathlib import Path
 import environments
 import pytest
 from environments import OWN, ROOT, SERVER, Environment
+from programs import script
 from running import HANG_S
 from shells import Person
 
@@ -142,19 +143,19 @@ def test_the_table_of_extras() -> None:
 
 @pytest.mark.parametrize("kind", PROCESSORS)
 def test_the_flags_are_those_that_make_setup_takes(kind: str) -> None:
-    script = environments.script("setup_llama_cpp")
+    setup = script("setup_llama_cpp")
     (row,) = re.findall(rf"^\| {kind}\b.*?\| `(.*)` \|$", PAGE, re.MULTILINE)
     flags = dict(FLAGS.findall(row))
     assert flags.pop("GGML_NATIVE") == "OFF"
-    best = script.choose_builds("x86_64", PROCESSORS[kind], (14, 1))[0]
+    best = setup.choose_builds("x86_64", PROCESSORS[kind], (14, 1))[0]
     wanted = {name for name, value in best.switches.items() if value == "ON"}
     assert {name for name, value in flags.items() if value == "ON"} | NATIVE_OFF == wanted
-    assert script.KEEP_TILE_STORES in PAGE
+    assert setup.KEEP_TILE_STORES in PAGE
 
 
 def test_versions_on_the_page() -> None:
-    script = environments.script("setup_llama_cpp")
+    setup = script("setup_llama_cpp")
     pins = (ROOT / "constraints.txt").read_text()
-    assert {*re.findall(r"llama-cpp-python==[\d.]+", PAGE)} == {script.REQUIREMENT}
+    assert {*re.findall(r"llama-cpp-python==[\d.]+", PAGE)} == {setup.REQUIREMENT}
     (torch,) = {*re.findall(r"torch==[\d.]+", PAGE)}
     assert f"\n{torch}\n" in pins

@@ -4,41 +4,19 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import jinja2
 import pytest
+import template_processes
+from template_processes import LINUX, PLAIN, Start, user
 
 from open_llm_server.engine import template_process
-from open_llm_server.engine.template_process import TemplateBroken, TemplateProcess
+from open_llm_server.engine.template_process import TemplateBroken
 
+starting = template_processes.starting
 MEMORY_BYTES = 128 * 1024 * 1024
 """Python with jinja2 takes 25 MiB, a render at most 64 MiB more."""
-LINUX = sys.platform == "linux"
-PLAIN = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
-
-Start = Callable[..., TemplateProcess]
-
-
-@pytest.fixture
-async def start() -> AsyncIterator[Start]:
-    """Makes processes, and closes them."""
-    processes = []
-
-    def make(template: str, **limits: float) -> TemplateProcess:
-        process = TemplateProcess(template, {"bos_token": "<s>", "eos_token": "</s>"}, **limits)
-        processes.append(process)
-        return process
-
-    yield make
-    for process in processes:
-        await process.close()
-
-
-def user(content: str) -> list[list[dict[str, str]]]:
-    return [[{"role": "user", "content": content}]]
 
 
 def peak_bytes(pid: int | None) -> int:

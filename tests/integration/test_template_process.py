@@ -8,13 +8,15 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import template_processes
+from template_processes import LINUX, PLAIN, Start, user
 
 from open_llm_server.engine import template_process
 from open_llm_server.engine.template_process import (
@@ -23,30 +25,8 @@ from open_llm_server.engine.template_process import (
     TemplateRefused,
 )
 
-LINUX = sys.platform == "linux"
-PLAIN = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+starting = template_processes.starting
 ENDLESS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
-
-Start = Callable[..., TemplateProcess]
-
-
-@pytest.fixture
-async def start() -> AsyncIterator[Start]:
-    """Makes processes, and closes them."""
-    processes = []
-
-    def make(template: str, **limits: float) -> TemplateProcess:
-        process = TemplateProcess(template, {"bos_token": "<s>", "eos_token": "</s>"}, **limits)
-        processes.append(process)
-        return process
-
-    yield make
-    for process in processes:
-        await process.close()
-
-
-def user(content: str) -> list[list[dict[str, str]]]:
-    return [[{"role": "user", "content": content}]]
 
 
 async def until(condition: Callable[[], Any], timeout_s: float = 20) -> None:

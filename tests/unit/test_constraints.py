@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
 from importlib.metadata import distributions
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import programs
 import pytest
 import tomlkit
 from packaging.requirements import Requirement
@@ -25,17 +23,7 @@ PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 OWN = {"open-llm-server", "open-llm-client"}
 
 
-def load() -> ModuleType:
-    path = ROOT / "scripts" / "make_constraints.py"
-    spec = importlib.util.spec_from_file_location("make_constraints", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["make_constraints"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-script = load()
+script = programs.script("make_constraints")
 
 
 def pinned(**elsewhere: str) -> dict[str, str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from programs import load
 
 from open_llm_server.engine.base import Batch, Draw, Row
 
@@ -17,16 +17,7 @@ FILE = Path(__file__).resolve().parents[2] / "examples" / "own_family" / "olm_ma
 A, B, C = b"abc"
 
 
-def load() -> Any:
-    spec = spec_from_file_location("olm_markov_engine", FILE)
-    assert spec
-    assert spec.loader
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-MODULE = load()
+MODULE = load(FILE, "olm_markov_engine")
 LIKELY = Counter({A: 6, B: 3, C: 1})
 
 

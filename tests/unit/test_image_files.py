@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import subprocess
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import yaml
+from programs import load, script
 
 from open_llm_server.config.schema import ServerConfig
 from open_llm_server.container_plan import ON_LLAMA_CPP, SLIM
@@ -22,17 +20,8 @@ CONTAINERS = ROOT / "containers"
 DRAIN_S = ServerConfig().drain_timeout_s
 
 
-def load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-makes = load(ROOT / "scripts" / "make_containerfiles.py")
-builds = load(ROOT / "scripts" / "build_images.py")
+makes = script("make_containerfiles")
+builds = script("build_images")
 trim = load(CONTAINERS / "trim.py")
 
 

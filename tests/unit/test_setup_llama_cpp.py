@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from programs import script
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def load() -> ModuleType:
-    path = ROOT / "scripts" / "setup_llama_cpp.py"
-    spec = importlib.util.spec_from_file_location("setup_llama_cpp", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["setup_llama_cpp"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-setup = load()
+setup = script("setup_llama_cpp")
 AVX2 = {"sse4_2", "avx", "avx2", "fma", "f16c", "bmi2"}
 AVX512 = AVX2 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512vbmi"}
 ZEN = AVX512 | {"avx512_vnni", "avx512_bf16", "avx_vnni"}
