@@ -31,6 +31,8 @@ ON_LLAMA_CPP = ("llama", "tiny")
 ENGINES = ("podman", "docker")
 SOURCES_LABEL = "open-llm-server.sources"
 PIP_SETTINGS = ("index-url", "extra-index-url", "find-links", "cert")
+CACHE = "/var/cache/build"
+"""Where a build keeps what it may find again, as the Containerfiles say."""
 CERT = "/run/pip-cert.pem"
 """Where a build finds the CAs of this machine's indexes; its own are being installed then."""
 
@@ -122,7 +124,7 @@ def shared(engine: str, settings: Mapping[str, str]) -> tuple[list[str], list[st
     told = dict(settings)
     if Path(engine).name != "podman":
         return [f"{name}={value}" for name, value in told.items()], []
-    there = [f"{kept_builds()}:/root/.cache/open-llm-server/llama-cpp:rw"]
+    there = [f"{kept_builds()}:{CACHE}/open-llm-server/llama-cpp:rw"]
     cert = told.pop("PIP_CERT", None)
     there += [f"{path}:{path}:ro" for path in local_paths(told)]
     if cert:

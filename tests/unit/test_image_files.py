@@ -111,6 +111,8 @@ def test_the_words_that_pip_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     )
     (kept, links, cert) = mounts
     assert kept.startswith(str(tmp_path / "cache")) and kept.endswith(":rw")
+    assert f":{builds.CACHE}/" in kept
+    assert f"XDG_CACHE_HOME={builds.CACHE}\n" in (CONTAINERS / "Containerfile.in").read_text()
     assert links == f"{tmp_path.resolve()}:{tmp_path.resolve()}:ro"
     assert cert == f"{tmp_path / 'ca.pem'}:{builds.CERT}:ro"
     assert f"PIP_CERT={builds.CERT}" in told
