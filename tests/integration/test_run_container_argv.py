@@ -150,6 +150,7 @@ def test_secrets_stand_in_no_argument(engines: Engines) -> None:
     assert (
         "set OPEN_LLM_API_KEY and OPEN_LLM_TLS_KEY_PASSWORD before you run this" in printed.stderr
     )
+    assert "takes OPEN_LLM_TINY_TOP_K, HTTPS_PROXY, HF_TOKEN from the environment" in printed.stderr
 
 
 def test_a_token_that_is_only_in_its_file(engines: Engines, clean: Path) -> None:
@@ -248,6 +249,7 @@ def test_an_image_of_ones_own(engines: Engines) -> None:
         ("tiny", "cpu", True, "openllm-server/tiny:cpu"),
         ("tiny", "cpu", False, "openllm-server/tiny:cpu"),
         ("tiny,fake", "cpu", "openllm-server/tiny:cpu-slim", "openllm-server/tiny:cpu"),
+        ("tiny-torch", "cpu", "openllm-server/tiny:cpu-slim", "openllm-server/tiny:cpu"),
     ],
 )
 def test_the_image_with_llama_cpp_alone(
@@ -278,6 +280,7 @@ def test_no_engine() -> None:
         (["llama@./nope.gguf"], {}, "there is no file or folder './nope.gguf'"),
         (["tiny", "--configuration=nope.yaml"], {}, "there is no configuration file"),
         (["tiny", "--image=--privileged"], {}, "is not the name of an image"),
+        (["tiny", "--image="], {}, "is not the name of an image"),
         (["flan-t5@store:x", "--no-mount-store"], {}, "leave that out"),
     ],
 )

@@ -109,6 +109,12 @@ def test_names_are_answered_as_without_a_container(
     assert inside == answers(host, allowed, called, has_keys=has_keys)
 
 
+@pytest.mark.parametrize("keys", [(), ("secret",)])
+def test_a_server_with_a_key_does_not_start_without_one(keys: tuple[str, ...]) -> None:
+    words = doors(ServerConfig(host="0.0.0.0", insecure=True, api_key=keys)).words
+    assert ("--no-insecure" in words) is bool(keys)
+
+
 def answers(bound: str, allowed: Any, called: str, *, has_keys: bool) -> bool:
     guard = HostGuard(bound, allowed_hosts=allowed, allowed_origins=(), has_keys=has_keys)
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -143,3 +145,13 @@ def test_drivers(count: int, nodes: int, fault: str | None, level: str, words: s
     assert finding.level == level
     assert words in finding.says
     assert bool(finding.do) == (level != "ok")
+
+
+def test_an_image_brings_a_build_for_every_processor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = Answer({"system": "AVX2 = 1", "gpu": False})
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    assert len(doctor_llama.judge(answer, {"avx2", "fma"}, {}, [], [])) == 2
+    (tmp_path / "image").touch()
+    assert len(doctor_llama.judge(answer, {"avx2", "fma"}, {}, [], [])) == 1

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -143,3 +145,16 @@ def test_where_the_server_itself_is_not_installed(within: pytest.MonkeyPatch) ->
 def test_what_is_installed_here_will_do() -> None:
     for extra in (LLAMA_CPP, TORCH, GRPC):
         require(extra, "it")
+
+
+def test_in_an_image_nobody_is_told_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    absent = Extra("torch", {"no_such_module_here": "no-such-package"})
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    with pytest.raises(StartError, match=r"run: pip install 'open-llm-server\[torch\]'$"):
+        require(absent, "bloom")
+    (tmp_path / "image").touch()
+    with pytest.raises(StartError, match="; take an image with all engines") as raised:
+        require(absent, "bloom")
+    assert "pip" not in raised.value.message and absent.way_out in raised.value.message
